@@ -1,0 +1,133 @@
+"""The data plane. Conversions only: what the calls mean is said in native/engine and native/nbd.
+
+Every call that may wait releases the GIL. Errors are those of `cdp.errors`, one class a kind. Stamps are nanoseconds since 1970 (int).
+"""
+
+from collections.abc import Callable
+from typing import Protocol, final
+
+class OriginReader(Protocol):
+    """What an origin that Python reads (an NBD export, through libnbd) offers to the engine."""
+
+    def size(self) -> int: ...
+    def pread(self, length: int, offset: int) -> bytes | bytearray: ...
+
+def format_version() -> int: ...
+def create(folder: str, volume_id: bytes, size: int, created: int) -> None:
+    """Lays an empty journal (both manifests) into an existing folder."""
+
+@final
+class Instant:
+    """A state of the volume: the one after the record `lsn` (0: before the first)."""
+
+    lsn: int
+    stamp: int
+    """Of the record; of the creation for LSN 0."""
+    clock_epoch: int
+    other: int | None
+    """For a time that two clock epochs hold: the LSN in the older one."""
+
+@final
+class Volume:
+    @staticmethod
+    def open(
+        folder: str,
+        *,
+        read_only: bool = False,
+        origin_path: str | None = None,
+        origin_reader: OriginReader | None = None,
+        cache_bytes: int = 134217728,
+    ) -> Volume:
+        """Opens the journal; a writer takes the lock (Busy) and recovers. `read_only` changes nothing on disk and needs no lock."""
+
+    def close(self) -> None:
+        """Appends what was admitted, seals, writes the clean manifest, lets go of the lock. Later calls fail with Closed. Idempotent."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def read_only(self) -> bool: ...
+    def status(self) -> dict[str, int | str | bool | None]:
+        """size, created, epoch, clock_epoch, oldest_lsn, oldest_stamp, latest_lsn, latest_stamp, durable_lsn, segments, journal_bytes (on disk, all files),
+        poisoned (reason or None), read_only, clean (stopped cleanly before this opening), cached_extents, cached_bytes."""
+
+    def latest(self) -> Instant: ...
+    def oldest(self) -> Instant: ...
+    def instant_of_lsn(self, lsn: int) -> Instant:
+        """NotFound, naming the reachable range, for an LSN that no record has."""
+
+    def instant_at(self, stamp: int) -> Instant:
+        """The state at a time, waiting until all records stamped at or before it are visible. NotFound, naming the range, before creation or in the future."""
+
+    def view(self, lsn: int) -> View: ...
+    def live(self) -> View: ...
+    def write(self, offset: int, data: bytes) -> int:
+        """Admits and commits; the LSN."""
+
+    def zero(self, offset: int, length: int, trim: bool = False) -> int: ...
+    def flush(self) -> None: ...
+    def append_control(self, document: bytes) -> int:
+        """Appends a control record (JSON) and makes it durable; its LSN."""
+
+    def controls(self) -> list[tuple[int, int, bytes]]:
+        """(LSN, stamp, JSON) of every control record, ascending."""
+
+    def activity(self, since_lsn: int, until_lsn: int) -> list[tuple[int, int, int, int, int]]:
+        """(minute since 1970, data records, zero and trim records, raw bytes, stored bytes), ascending; whole segments at the borders may be counted by record."""
+
+    def flush_points(self, since_lsn: int, until_lsn: int) -> list[int]: ...
+    def faults(self) -> list[str]:
+        """Damage and anomalies that opening met: one sentence each."""
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> list[dict[str, int | str | None]]:
+        """Checks every byte of the volume's journal and index: findings {file, what, segment, lsn, offset, length, repairable}. `progress(done_bytes, total_bytes)`."""
+
+@final
+class View:
+    @property
+    def size(self) -> int: ...
+    @property
+    def lsn(self) -> int | None: ...
+    def read(self, offset: int, length: int) -> bytes:
+        """Corrupt, naming place and extent, where a block cannot be read."""
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        """(bytes, zero) from `offset` on, covering `length`."""
+
+    def restore(self, fd: int, progress: Callable[[int, int], None] | None = None, zero_holes: bool = False) -> int:
+        """Writes the view into an open file or device from offset 0: data only, or with `zero_holes` zeros as well. No fsync. Bytes written. An exception from `progress` ends it.
+        Corrupt if a block cannot be read; what could be read is written first."""
+
+    def compare(self, fd: int, progress: Callable[[int, int], None] | None = None) -> int | None:
+        """The offset of the first byte that differs from the file, or None."""
+
+@final
+class Server:
+    """The transmission phase for many sessions: a fixed set of native threads over epoll."""
+
+    def __init__(self, *, workers: int = 16, memory_bytes: int = 134217728, stall_seconds: float = 30.0, sessions_max: int = 1024) -> None: ...
+    def attach(
+        self,
+        fd: int,
+        leftover: bytes,
+        export: Volume | View,
+        *,
+        structured: bool,
+        extended: bool,
+        contexts: list[tuple[int, str]],
+        on_end: Callable[[int, str], None] | None = None,
+    ) -> int:
+        """Takes over a connected socket (the caller gives the descriptor away) after the reply to NBD_OPT_GO or EXPORT_NAME; `leftover`: bytes already read past the handshake.
+        `contexts`: (id, name) as negotiated, `base:allocation` only for now. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
+
+    def sessions(self) -> list[dict[str, int | str | bool]]:
+        """id, requests, bytes_in, bytes_out, errors, pending_bytes a live session."""
+
+    def totals(self) -> dict[str, int]:
+        """sessions (ever), live, requests, bytes_in, bytes_out, errors, memory_bytes in use."""
+
+    def disconnect(self, session: int) -> None:
+        """Ends a session: its admitted writes are finished, nothing more is read. Returns when it has ended. Unknown: no error."""
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Reads no more requests, answers the admitted ones, closes all."""

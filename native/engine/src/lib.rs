@@ -1,0 +1,18 @@
+//! The journal of a volume, and every view of it.
+//!
+//! The journal is the truth and everything else is a view of it. Bytes flow one way:
+//! request → ring (LSN, stamp) → batch → segment → index → reply. Reads go from a view through the extent map to
+//! segment, zeros or origin. This crate knows nothing of Python, NBD or sockets; the outside comes in through
+//! [`storage::Storage`] and [`origin::Origin`]. The files are described in docs/format.md.
+
+pub mod error;
+pub mod origin;
+pub mod storage;
+pub mod units;
+pub mod view;
+pub mod volume;
+
+pub use error::{Error, Kind, Result};
+pub use units::{Lsn, SegmentId, Stamp, PAGE, SECTOR};
+pub use view::{Extent, Fault, View};
+pub use volume::{Options, Volume, Zeroing};

@@ -1,0 +1,49 @@
+//! The seam to the outside: files, clock and randomness. The engine reaches them nowhere else, so that a
+//! simulator can stand in for the machine (native/sim).
+
+mod disk;
+
+pub use disk::Disk;
+
+use std::io;
+use std::sync::Arc;
+
+/// One volume's folder.
+///
+/// Calls are atomic towards each other but nothing is durable before the matching sync: bytes of a file before
+/// `File::sync`, names before `sync_folder` (docs/format.md, "What the medium may do").
+pub trait Storage: Send + Sync {
+    /// Makes a new, empty file open for reading and writing. AlreadyExists if the name is taken.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+    /// Opens an existing file; `write` false opens it for reading only.
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>>;
+    /// Replaces `to` by `from`, atomically.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Names of all files, in any order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Makes creations, renames and removals durable.
+    fn sync_folder(&self) -> io::Result<()>;
+    /// Takes the one writer's lock; WouldBlock if another holds it. It dies with the process or the value.
+    fn lock(&self) -> io::Result<Box<dyn Lock>>;
+    /// CLOCK_REALTIME in nanoseconds since 1970.
+    fn now(&self) -> u64;
+    /// A random number that no earlier file of this folder got.
+    fn nonce(&self) -> u64;
+}
+
+/// An open file. Positioned calls only: there is no cursor to share.
+pub trait File: Send + Sync {
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `bytes` or fails; a failed call may have written a part.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// fdatasync: on return everything written before is durable. After an error nothing is known.
+    fn sync(&self) -> io::Result<()>;
+    fn len(&self) -> io::Result<u64>;
+    /// Drops clean cached pages, so that the next read shows what the disk has.
+    fn drop_cache(&self);
+}
+
+/// Held by the one writer; dropping it lets go.
+pub trait Lock: Send + Sync {}
