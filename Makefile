@@ -33,7 +33,7 @@ native: setup $(NATIVE_STAMP)
 
 # Editable: the module lands beside cdp/_native.pyi, the scripts `cdp` and `pit-restore` in .venv/bin.
 $(NATIVE_STAMP): $(NATIVE_SOURCES) | setup
-	. .venv/bin/activate && maturin develop --release --quiet
+	. .venv/bin/activate && PIP_QUIET=1 maturin develop --release --quiet
 	@touch $@
 
 demo: native
