@@ -9,7 +9,7 @@
             End          -> hang up
 
 Invariants:
-- TRANSITIONS is the whole life of a handshake: every change of state goes through it.
+- TRANSITIONS (states.py) is the whole life of a handshake: every change of state goes through it.
 - The output depends on the bytes received, never on how they were split.
 - Whatever the bytes, nothing is raised. Bytes kept are bounded by `Limits.option_bytes_max` and one `receive`; options and bytes of all
   options together are bounded as well, and an option too long to keep is passed over, answered and forgotten.
@@ -19,13 +19,13 @@ Invariants:
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cdp import errors
 from cdp.nbd import offer, wire
 from cdp.nbd.offer import Facts, Negotiated
+from cdp.nbd.states import NEED_BYTES, TRANSITIONS, End, Enter, Event, Limits, ListExports, OpenExport, State, Step
 from cdp.nbd.wire import HandshakeFlag, Opt, Rep
 
 OFFERED = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
@@ -41,101 +41,6 @@ REFUSALS: dict[type[errors.CdpError], Rep] = {
     errors.Corrupt: Rep.ERR_POLICY,
     errors.Io: Rep.ERR_POLICY,
     errors.Poisoned: Rep.ERR_POLICY,
-}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a client may ask of one handshake before it is taken for an attack."""
-
-    option_bytes_max: int = 64 << 10
-    """Data of one option. No option that we know needs a fifth of it; longer ones are passed over."""
-    options_max: int = 1024
-    """Options of one handshake."""
-    input_bytes_max: int = 4 << 20
-    """Options with their data, passed over or not. The connection ends when a header announces more."""
-
-
-@dataclass(frozen=True)
-class NeedBytes:
-    """Nothing to do until the client sends more."""
-
-
-@dataclass(frozen=True)
-class ListExports:
-    """The client wants the names."""
-
-
-@dataclass(frozen=True)
-class OpenExport:
-    """The client names an export: to enter it, to be told of it, or to learn its contexts."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Enter:
-    """Negotiation has succeeded: once the output is sent, the connection belongs to the transmission phase."""
-
-    name: str
-    """Of the export that was opened last, as the client spelt it."""
-    structured: bool
-    extended: bool
-    contexts: tuple[tuple[int, str], ...]
-    leftover: bytes
-    """Already received, belongs to the transmission phase."""
-
-
-@dataclass(frozen=True)
-class End:
-    """The connection is to be closed, once the output is sent."""
-
-    reason: str
-
-
-Event = NeedBytes | ListExports | OpenExport | Enter | End
-NEED_BYTES = NeedBytes()
-
-
-class State(enum.Enum):
-    FLAGS = enum.auto()
-    """Waits for the client's flags."""
-    OPTIONS = enum.auto()
-    """Waits for an option."""
-    SKIPPING = enum.auto()
-    """Passes over the data of an option that is too long to keep."""
-    LISTING = enum.auto()
-    """Waits for the caller's names."""
-    OPENING = enum.auto()
-    """Waits for the caller's export."""
-    ENTERED = enum.auto()
-    ENDED = enum.auto()
-
-
-class Step(enum.Enum):
-    FLAGS_TAKEN = enum.auto()
-    ANSWERED = enum.auto()
-    TOO_LONG = enum.auto()
-    NAMES_WANTED = enum.auto()
-    EXPORT_WANTED = enum.auto()
-    EXPORT_TAKEN = enum.auto()
-    OVER = enum.auto()
-
-
-TRANSITIONS: dict[State, dict[Step, State]] = {
-    State.FLAGS: {Step.FLAGS_TAKEN: State.OPTIONS, Step.OVER: State.ENDED},
-    State.OPTIONS: {
-        Step.ANSWERED: State.OPTIONS,
-        Step.TOO_LONG: State.SKIPPING,
-        Step.NAMES_WANTED: State.LISTING,
-        Step.EXPORT_WANTED: State.OPENING,
-        Step.OVER: State.ENDED,
-    },
-    State.SKIPPING: {Step.ANSWERED: State.OPTIONS, Step.OVER: State.ENDED},
-    State.LISTING: {Step.ANSWERED: State.OPTIONS},
-    State.OPENING: {Step.ANSWERED: State.OPTIONS, Step.EXPORT_TAKEN: State.ENTERED, Step.OVER: State.ENDED},
-    State.ENTERED: {},
-    State.ENDED: {},
 }
 
 
@@ -305,9 +210,9 @@ class Handshake:
             )
         try:
             rule.act(self, data)
-        except wire.MalformedError as error:
+        except wire.Malformed as error:
             self._refuse(self._option, Rep.ERR_INVALID, str(error))
-        except wire.TooBigError as error:
+        except wire.TooBig as error:
             self._refuse(self._option, Rep.ERR_TOO_BIG, str(error))
 
     def _abort(self, _data: bytes) -> None:
@@ -336,7 +241,7 @@ class Handshake:
     def _export_name(self, data: bytes) -> None:
         try:
             name = wire.decode_string(data, "export name")
-        except wire.MalformedError as error:
+        except wire.Malformed as error:
             return self._end(str(error))
         return self._ask(_Pending(Opt.EXPORT_NAME, name))
 
@@ -359,7 +264,7 @@ class Handshake:
 
     def _require_chunks(self) -> None:
         if not self._negotiated.chunked:
-            raise wire.MalformedError("metadata contexts need structured replies or extended headers first")
+            raise wire.Malformed("metadata contexts need structured replies or extended headers first")
 
     def _forget_contexts(self) -> None:
         """The specification replaces the old selection even where the new one fails."""

@@ -104,4 +104,4 @@ def _check_queries(queries: tuple[str, ...]) -> None:
     for query in queries:
         namespace, colon, _ = query.partition(":")
         if not namespace or not colon:
-            raise wire.MalformedError(f"the query {query[:80]!r} does not start with a namespace and a colon")
+            raise wire.Malformed(f"the query {query[:80]!r} does not start with a namespace and a colon")

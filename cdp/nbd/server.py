@@ -22,8 +22,9 @@ import trio
 
 from cdp import errors
 from cdp.nbd.exports import Export, Exports
-from cdp.nbd.handshake import End, Enter, Handshake, Limits, ListExports, NeedBytes, OpenExport
+from cdp.nbd.handshake import Handshake
 from cdp.nbd.offer import Facts
+from cdp.nbd.states import End, Enter, Limits, ListExports, NeedBytes, OpenExport
 
 if TYPE_CHECKING:
     from cdp import _native

@@ -3,7 +3,7 @@
 Invariants:
 - Pure: no I/O, no state. Integers are big-endian and unsigned; names follow the specification, without its prefixes.
 - A decoder takes the whole data of one option, accepts it only if every byte of it is accounted for, and raises nothing
-  but MalformedError and TooBigError, whatever the bytes.
+  but Malformed and TooBig, whatever the bytes.
 - A decoded string is valid UTF-8 without NUL, so equal strings are equal bytes.
 - The transmission phase has its own codecs, in native code: a byte of a block is never seen here.
 """
@@ -104,11 +104,11 @@ class Info(enum.IntEnum):
     BLOCK_SIZE = 3
 
 
-class MalformedError(Exception):
+class Malformed(Exception):
     """The option's data is not what its type prescribes: NBD_REP_ERR_INVALID."""
 
 
-class TooBigError(Exception):
+class TooBig(Exception):
     """Well-formed, but beyond a bound: NBD_REP_ERR_TOO_BIG."""
 
 
@@ -148,7 +148,7 @@ class _Cursor:
 
     def take(self, count: int, what: str) -> bytes:
         if count > len(self._data) - self._at:
-            raise MalformedError(f"the option ends before its {what}")
+            raise Malformed(f"the option ends before its {what}")
         self._at += count
         return self._data[self._at - count : self._at]
 
@@ -163,7 +163,7 @@ class _Cursor:
 
     def end(self) -> None:
         if self._at != len(self._data):
-            raise MalformedError(f"{len(self._data) - self._at} bytes too many in the option")
+            raise Malformed(f"{len(self._data) - self._at} bytes too many in the option")
 
 
 def decode_client_flags(data: bytes) -> int:
@@ -180,13 +180,13 @@ def decode_option_header(data: bytes) -> OptionHeader:
 def decode_string(data: bytes, what: str) -> str:
     """A string of the specification; `what` names it in the error."""
     if len(data) > STRING_BYTES_MAX:
-        raise TooBigError(f"the {what} has {len(data)} bytes, more than {STRING_BYTES_MAX}")
+        raise TooBig(f"the {what} has {len(data)} bytes, more than {STRING_BYTES_MAX}")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        raise MalformedError(f"the {what} is not valid UTF-8") from None
+        raise Malformed(f"the {what} is not valid UTF-8") from None
     if "\0" in text:
-        raise MalformedError(f"the {what} contains a NUL character")
+        raise Malformed(f"the {what} contains a NUL character")
     return text
 
 
@@ -206,9 +206,9 @@ def decode_context_request(data: bytes) -> ContextRequest:
     name = cursor.string("export name")
     count = cursor.number(_U32, "number of queries")
     if count > len(data) // _U32.size:
-        raise MalformedError(f"{count} queries do not fit into an option of {len(data)} bytes")
+        raise Malformed(f"{count} queries do not fit into an option of {len(data)} bytes")
     if count > QUERIES_MAX:
-        raise TooBigError(f"{count} queries, more than {QUERIES_MAX}")
+        raise TooBig(f"{count} queries, more than {QUERIES_MAX}")
     queries = tuple(cursor.string("query") for _ in range(count))
     cursor.end()
     return ContextRequest(name, queries)
