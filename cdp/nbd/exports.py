@@ -49,7 +49,10 @@ class Exports(Protocol):
     """The server's names. Both methods may wait; many handshakes call them at once."""
 
     async def names(self) -> list[tuple[str, str]]:
-        """(name, description or "") of every export that NBD_OPT_LIST shows, in the order shown."""
+        """(name, description or "") of every export that NBD_OPT_LIST shows, in the order shown.
+
+        Only names that `open` takes: `nbdinfo --list` and `qemu-nbd --list` ask about each and give up at the first that is refused.
+        """
 
     async def open(self, name: str) -> Export:
         """Opens an export for one session, or for the time of one NBD_OPT_INFO.

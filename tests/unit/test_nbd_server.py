@@ -168,13 +168,13 @@ async def hung_up(stream: trio.SocketStream) -> bool:
 
 
 @asynccontextmanager
-async def site(folder: Any, **limits: Any) -> AsyncIterator[Site]:
+async def site(folder: Any, exports: Disks | None = None, **limits: Any) -> AsyncIterator[Site]:
     path = str(folder / "nbd.sock")
     unix = trio.socket.socket(socket.AF_UNIX)
     await unix.bind(path)
     unix.listen()
     (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    disks, sessions = Disks(), Sessions()
+    disks, sessions = exports or Disks(), Sessions()
     listeners = [trio.SocketListener(unix), tcp]
     async with trio.open_nursery() as nursery:
         serve = partial(server.serve, listeners, disks, cast(Any, sessions), **limits)
