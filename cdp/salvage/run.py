@@ -18,6 +18,7 @@ from cdp.salvage.files import PAGE, StoredFile
 TRAILER_BYTES = 96
 SECTION_ALIGNMENT = 8
 NARROW_SECTORS_MAX = 8192
+TAGS = (b"SEGS", b"FENC", b"CTRL", b"STMP", b"FLSH", b"STAT", b"SHRD")
 _BLOCK = struct.Struct("<IHHQQ")
 _SECTION = struct.Struct("<4sIQ")
 _TRAILER = struct.Struct("<8sIIQIIQIIQQQQI12x")
@@ -148,8 +149,8 @@ def read_sections(file: StoredFile, nonce: bytes, offset: int, count: int, end: 
         body = file.read(offset + _SECTION.size, size)
         if crc != crc32c(body, nonce):
             complain(f"section {_show(tag)} at {offset}: the checksum is wrong")
-        elif tag in sections.bodies:
-            complain(f"section {_show(tag)} at {offset}: a second one of its kind")
+        elif tag not in TAGS or tag in sections.bodies:
+            complain(f"section {_show(tag)} at {offset}: {'a second one' if tag in TAGS else 'of no known kind'}")
         else:
             sections.bodies[tag] = body
         sections.end = offset + _SECTION.size + size
