@@ -37,7 +37,7 @@ $(NATIVE_STAMP): $(NATIVE_SOURCES) | setup
 	@touch $@
 
 demo: native
-	$(PYTHON) tools/demo.py
+	$(PYTHON) -m tools.demo
 
 check: check-python check-rust
 
