@@ -5,7 +5,10 @@
 //! segment, zeros or origin. This crate knows nothing of Python, NBD or sockets; the outside comes in through
 //! [`storage::Storage`] and [`origin::Origin`]. The files are described in docs/format.md.
 
+pub mod codec;
 pub mod error;
+pub mod journal;
+mod lz4;
 pub mod origin;
 pub mod storage;
 pub mod units;

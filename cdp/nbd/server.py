@@ -1,0 +1,277 @@
+"""Accepts NBD connections, runs their handshakes, and gives the sockets to the native session.
+
+Invariants:
+- A client costs the others nothing: each handshake is a task of its own, ends after `handshake_seconds`, and is one of at most
+  `handshakes_max`. When all are taken, a newcomer displaces the oldest one that waits for its client, so idle connections
+  cannot lock anybody out.
+- A handshake has at most one export open. It is released exactly once: by the handshake, or by the session that took it over.
+- After the last byte of the handshake Python does not touch the connection again.
+- No client can end the server: what goes wrong in one connection is logged and ends that connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from cdp import errors
+from cdp.nbd.exports import Export, Exports
+from cdp.nbd.handshake import Handshake
+from cdp.nbd.offer import Facts
+from cdp.nbd.states import End, Enter, Limits, ListExports, NeedBytes, OpenExport
+
+if TYPE_CHECKING:
+    from cdp import _native
+
+log = logging.getLogger("cdp.nbd")
+
+HANDSHAKE_SECONDS = 30.0
+"""From accepting to the transmission phase: ample for a person who types options, short for one who types none."""
+HANDSHAKES_MAX = 128
+"""At once; each may hold some 130 KiB and one export."""
+RECEIVE_BYTES = 64 << 10
+
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
+"""Seconds, seconds, probes: a peer that vanished without a word frees its session and its export after two minutes."""
+
+
+async def serve(
+    listeners: Sequence[trio.SocketListener],
+    exports: Exports,
+    native: _native.Server,
+    *,
+    handshake_seconds: float = HANDSHAKE_SECONDS,
+    handshakes_max: int = HANDSHAKES_MAX,
+    limits: Limits | None = None,
+    task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves NBD on all listeners until cancelled.
+
+    Each connection is negotiated here and then attached to `native`, which owns it from then on: cancelling this ends the listeners
+    and the handshakes under way, not the sessions (`native.stop` ends those). An export that went to a session is released in the trio
+    thread when the session ends; when trio's run is over by then, in the thread that ended it.
+
+    Args:
+      listeners: Unix or TCP, already listening. They are closed when this ends, however it ends.
+      exports: what names mean. Its errors become replies to the client.
+      native: takes the sockets. If it refuses one, the client is disconnected.
+      handshake_seconds: a handshake that takes longer is cut off.
+      handshakes_max: how many there may be at once.
+      limits: how much a client may ask in one handshake.
+      task_status: started with the listeners once they accept, as `trio.serve_listeners` does.
+
+    Raises:
+      Nothing of a client's making. An accept that fails for want of descriptors or memory is logged and retried by trio;
+      other errors of a listener pass through.
+    """
+    gate = _Gate(handshakes_max)
+    token = trio.lowlevel.current_trio_token()
+
+    async def handle(stream: trio.SocketStream) -> None:
+        connection = _Connection(stream, exports, limits or Limits())
+        with gate.passing(connection):
+            enter = await connection.negotiate(handshake_seconds)
+            if enter is not None:
+                _hand_over(connection, enter, native, token)
+
+    gated = [_GatedListener(listener, gate) for listener in listeners]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, handle, gated)
+        task_status.started(list(listeners))
+
+
+class _Connection:
+    """One accepted connection, up to the end of its handshake."""
+
+    def __init__(self, stream: trio.SocketStream, exports: Exports, limits: Limits) -> None:
+        self.stream = stream
+        self.scope = trio.CancelScope()
+        self.waits_for_client = True
+        self._exports = exports
+        self._limits = limits
+        self._opened: tuple[str, Export] | None = None
+
+    async def negotiate(self, seconds: float) -> Enter | None:
+        """The handshake's outcome, with all its replies sent; None if the connection is to be closed. Never raises but for cancellation from outside."""
+        reason = "it was cut off: it took too long, or made room for others"
+        self.scope.deadline = trio.current_time() + seconds
+        enter: Enter | None = None
+        try:
+            with self.scope:
+                outcome = await self._converse()
+                if isinstance(outcome, Enter):
+                    enter = outcome
+                else:
+                    reason = outcome.reason
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            reason = "the client vanished"
+        except Exception:
+            log.exception("a handshake failed")
+            reason = "internal error"
+        finally:
+            if enter is None:
+                self._release()
+        if enter is None:
+            log.info("handshake ended: %s", reason)
+        return enter
+
+    def take_export(self) -> Export:
+        """The export that was entered; its release is now the taker's."""
+        assert self._opened is not None
+        (_, export), self._opened = self._opened, None
+        return export
+
+    async def _converse(self) -> Enter | End:
+        machine = Handshake(self._limits)
+        while True:
+            event = machine.next_event()
+            if out := machine.output():
+                await self.stream.send_all(out)
+            match event:
+                case NeedBytes():
+                    machine.receive(await self.stream.receive_some(RECEIVE_BYTES))
+                case ListExports() | OpenExport():
+                    await self._answer(machine, event)
+                case Enter() | End():
+                    return event
+
+    async def _answer(self, machine: Handshake, event: ListExports | OpenExport) -> None:
+        """Asks the control plane. Its errors are the client's answer."""
+        self.waits_for_client = False
+        try:
+            reply = await self._ask(event)
+        except errors.CdpError as error:
+            machine.refused(error)
+        except Exception:
+            log.exception("no answer to %r", event)
+            machine.refused(errors.Io("internal error; the server's log has the details"))
+        else:
+            reply(machine)
+        finally:
+            self.waits_for_client = True
+
+    async def _ask(self, event: ListExports | OpenExport) -> Callable[[Handshake], None]:
+        if isinstance(event, ListExports):
+            names = await self._exports.names()
+            return lambda machine: machine.exports_are(names)
+        export = await self._open(event.name)
+        facts = Facts(export.name, export.size, export.read_only, export.multi_conn, export.description)
+        return lambda machine: machine.export_is(facts)
+
+    async def _open(self, name: str) -> Export:
+        """The export called `name`. Asked again for the name that is open, it is the same opening: what INFO told, GO must keep."""
+        if self._opened is None or self._opened[0] != name:
+            self._release()
+            self._opened = (name, await self._exports.open(name))
+        return self._opened[1]
+
+    def _release(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            _release(opened[1])
+
+
+class _Gate:
+    """Counts the handshakes under way and keeps them under the bound."""
+
+    def __init__(self, handshakes_max: int) -> None:
+        self._slots = trio.Semaphore(handshakes_max)
+        self._under_way: dict[_Connection, None] = {}
+
+    async def admit(self) -> None:
+        """Takes a slot for a newcomer, at the cost of the oldest handshake that waits for its client if there is none left."""
+        if self._slots.value == 0:
+            oldest = next((c for c in self._under_way if c.waits_for_client), None)
+            if oldest is not None:
+                del self._under_way[oldest]
+                oldest.scope.cancel()
+        await self._slots.acquire()
+
+    @contextlib.contextmanager
+    def passing(self, connection: _Connection) -> Iterator[None]:
+        """The connection's time under the gate; its slot was taken by `admit`."""
+        self._under_way[connection] = None
+        try:
+            yield
+        finally:
+            self._under_way.pop(connection, None)
+            self._slots.release()
+
+
+class _GatedListener(trio.abc.Listener[trio.SocketStream]):
+    """Accepts a connection, then waits for its slot: at most one per listener is accepted beyond the bound."""
+
+    def __init__(self, listener: trio.SocketListener, gate: _Gate) -> None:
+        self._listener = listener
+        self._gate = gate
+
+    async def accept(self) -> trio.SocketStream:
+        stream = await self._listener.accept()
+        try:
+            await self._gate.admit()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, token: trio.lowlevel.TrioToken) -> None:
+    """Gives a duplicate of the socket to the native session, which closes it; trio's own descriptor is closed by the caller."""
+    export = connection.take_export()
+    try:
+        _prepare(connection.stream)
+        session = native.attach(
+            os.dup(connection.stream.socket.fileno()),
+            enter.leftover,
+            export.handle,
+            structured=enter.structured,
+            extended=enter.extended,
+            contexts=list(enter.contexts),
+            on_end=_releaser(export, token),
+        )
+    except Exception:
+        log.exception("no session for the export %r", enter.name)
+        _release(export)
+    else:
+        log.info("session %d began: export %r", session, enter.name)
+
+
+def _prepare(stream: trio.SocketStream) -> None:
+    """Fits a TCP socket to the transmission phase. (TCP_NODELAY, which the specification wants, is set by trio.)"""
+    if stream.socket.family == socket.AF_UNIX:
+        return
+    # trio lets only 16 KiB wait unsent in the kernel, which suits its own writers and would starve large reads.
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        stream.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _releaser(export: Export, token: trio.lowlevel.TrioToken) -> Callable[[int, str], None]:
+    """What the native thread calls at the session's end."""
+
+    def ended(session: int, reason: str) -> None:
+        log.info("session %d ended: %s", session, reason)
+        try:
+            token.run_sync_soon(_release, export)
+        except trio.RunFinishedError:
+            _release(export)
+
+    return ended
+
+
+def _release(export: Export) -> None:
+    """An exception would end trio's whole run, and would be a bug of the export."""
+    try:
+        export.release()
+    except Exception:
+        log.exception("releasing the export %r failed", export.name)

@@ -1,0 +1,106 @@
+"""The life of a handshake: its limits, its events, its states, and the one table of the steps between them.
+
+Invariants:
+- TRANSITIONS names every step that can happen. One that it does not name is a bug, not something that a client can cause.
+- Only LISTING and OPENING wait for the caller, only FLAGS, OPTIONS and SKIPPING for the client. ENTERED and ENDED are final.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a client may ask of one handshake before it is taken for an attack."""
+
+    option_bytes_max: int = 64 << 10
+    """Data of one option. No option that we know needs a fifth of it; longer ones are passed over."""
+    options_max: int = 1024
+    """Options of one handshake."""
+    input_bytes_max: int = 4 << 20
+    """Options with their data, passed over or not. The connection ends when a header announces more."""
+
+
+@dataclass(frozen=True)
+class NeedBytes:
+    """Nothing to do until the client sends more."""
+
+
+@dataclass(frozen=True)
+class ListExports:
+    """The client wants the names."""
+
+
+@dataclass(frozen=True)
+class OpenExport:
+    """The client names an export: to enter it, to be told of it, or to learn its contexts."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Enter:
+    """Negotiation has succeeded: once the output is sent, the connection belongs to the transmission phase."""
+
+    name: str
+    """Of the export that was opened last, as the client spelt it."""
+    structured: bool
+    extended: bool
+    contexts: tuple[tuple[int, str], ...]
+    leftover: bytes
+    """Already received, belongs to the transmission phase."""
+
+
+@dataclass(frozen=True)
+class End:
+    """The connection is to be closed, once the output is sent."""
+
+    reason: str
+
+
+Event = NeedBytes | ListExports | OpenExport | Enter | End
+NEED_BYTES = NeedBytes()
+
+
+class State(enum.Enum):
+    FLAGS = enum.auto()
+    """Waits for the client's flags."""
+    OPTIONS = enum.auto()
+    """Waits for an option."""
+    SKIPPING = enum.auto()
+    """Passes over the data of an option that is too long to keep."""
+    LISTING = enum.auto()
+    """Waits for the caller's names."""
+    OPENING = enum.auto()
+    """Waits for the caller's export."""
+    ENTERED = enum.auto()
+    ENDED = enum.auto()
+
+
+class Step(enum.Enum):
+    FLAGS_TAKEN = enum.auto()
+    ANSWERED = enum.auto()
+    TOO_LONG = enum.auto()
+    NAMES_WANTED = enum.auto()
+    EXPORT_WANTED = enum.auto()
+    EXPORT_TAKEN = enum.auto()
+    OVER = enum.auto()
+
+
+TRANSITIONS: dict[State, dict[Step, State]] = {
+    State.FLAGS: {Step.FLAGS_TAKEN: State.OPTIONS, Step.OVER: State.ENDED},
+    State.OPTIONS: {
+        Step.ANSWERED: State.OPTIONS,
+        Step.TOO_LONG: State.SKIPPING,
+        Step.NAMES_WANTED: State.LISTING,
+        Step.EXPORT_WANTED: State.OPENING,
+        Step.OVER: State.ENDED,
+    },
+    State.SKIPPING: {Step.ANSWERED: State.OPTIONS, Step.OVER: State.ENDED},
+    State.LISTING: {Step.ANSWERED: State.OPTIONS},
+    State.OPENING: {Step.ANSWERED: State.OPTIONS, Step.EXPORT_TAKEN: State.ENTERED, Step.OVER: State.ENDED},
+    State.ENTERED: {},
+    State.ENDED: {},
+}

@@ -1,0 +1,7 @@
+//! The journal: batches in segments, named by a manifest.
+
+pub mod batch;
+pub mod manifest;
+pub mod payload;
+pub mod scan;
+pub mod segment;

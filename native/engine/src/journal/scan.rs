@@ -1,0 +1,161 @@
+//! Reading a segment from its batches: what recovery, verify and a rebuilt index stand on (docs/format.md, "Recovery of open
+//! segments").
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::journal::batch::{Header, Meta, Placed, ALIGN, HEADER_BYTES};
+use crate::journal::payload;
+use crate::journal::segment::{file_name, OpenSegment, FIRST_BATCH};
+use crate::storage::File;
+use crate::units::{round_up, PAGE};
+
+/// Bytes read at a time.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A sliding window over a file, so that small reads in ascending order cost few calls.
+pub struct Window<'a> {
+    file: &'a dyn File,
+    buffer: Vec<u8>,
+    begin: u64,
+}
+
+impl<'a> Window<'a> {
+    pub fn new(file: &'a dyn File) -> Window<'a> {
+        Window { file, buffer: Vec::new(), begin: 0 }
+    }
+
+    /// The bytes at `offset`; None where the file ends before.
+    pub fn get(&mut self, offset: u64, bytes: usize) -> std::io::Result<Option<&[u8]>> {
+        let inside = offset >= self.begin && offset + bytes as u64 <= self.begin + self.buffer.len() as u64;
+        if !inside {
+            self.buffer.resize(bytes.max(WINDOW_BYTES), 0);
+            let got = self.file.read_at(&mut self.buffer, offset)?;
+            self.buffer.truncate(got);
+            self.begin = offset;
+        }
+        let at = (offset - self.begin) as usize;
+        Ok(self.buffer.get(at..at + bytes))
+    }
+}
+
+/// The batches of one segment.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// In the order of their offsets.
+    pub metas: Vec<Meta>,
+    /// Offsets of batches whose own header or directory is damaged and whose echo stands in.
+    pub from_echo: Vec<u64>,
+    /// Offsets of echoes that differ from their original, or are damaged.
+    pub bad_echoes: Vec<u64>,
+    /// Offsets at which something that is not a batch was passed over, with its length.
+    pub skipped: Vec<(u64, u64)>,
+    /// The largest durable LSN of any header or echo.
+    pub durable_lsn: u64,
+}
+
+/// Reads all batches before `limit` (a sealed segment's footer) or the end of the file.
+pub fn scan(segment: &OpenSegment, limit: Option<u64>) -> Result<Scan> {
+    let io = |e: std::io::Error| Error::io("read", &file_name(segment.id), &e);
+    let length = segment.file.len().map_err(io)?.min(limit.unwrap_or(u64::MAX));
+    let mut window = Window::new(&*segment.file);
+    let mut scan = Scan::default();
+    let mut echoes: BTreeMap<u64, Meta> = BTreeMap::new();
+    let mut at = FIRST_BATCH;
+    while let Some((meta, skipped)) = next_batch(&mut window, at, length, segment.nonce).map_err(io)? {
+        if skipped > 0 {
+            scan.skipped.push((at, skipped));
+        }
+        read_echoes(&mut window, &meta.header, segment.nonce, &mut echoes, &mut scan).map_err(io)?;
+        at = meta.header.next();
+        scan.metas.push(meta);
+    }
+    stand_in(&mut scan, echoes);
+    scan.durable_lsn = scan.metas.iter().map(|m| m.header.durable_lsn).max().unwrap_or(0);
+    Ok(scan)
+}
+
+/// The first valid batch at or behind `at`, and how far behind (0 where it stands at one of the two places where a writer puts it).
+fn next_batch(
+    window: &mut Window<'_>,
+    at: u64,
+    length: u64,
+    nonce: u64,
+) -> std::io::Result<Option<(Meta, u64)>> {
+    let mut place = round_up(at, ALIGN);
+    while place + HEADER_BYTES as u64 <= length {
+        if let Some(meta) = batch_at(window, place, length, nonce)? {
+            let expected = place == at || place == round_up(at, PAGE);
+            return Ok(Some((meta, if expected { 0 } else { place - at })));
+        }
+        place += ALIGN;
+    }
+    Ok(None)
+}
+
+fn batch_at(window: &mut Window<'_>, at: u64, length: u64, nonce: u64) -> std::io::Result<Option<Meta>> {
+    if at + HEADER_BYTES as u64 > length {
+        return Ok(None);
+    }
+    let Some(header) = window.get(at, HEADER_BYTES)?.and_then(Header::peek) else {
+        return Ok(None);
+    };
+    let inside = at + header.meta_bytes() as u64 <= length;
+    if !inside || u64::from(header.offset) != at {
+        return Ok(None);
+    }
+    Ok(window.get(at, header.meta_bytes())?.and_then(|b| Meta::parse(b, nonce)))
+}
+
+fn read_echoes(
+    window: &mut Window<'_>,
+    header: &Header,
+    nonce: u64,
+    echoes: &mut BTreeMap<u64, Meta>,
+    scan: &mut Scan,
+) -> std::io::Result<()> {
+    let mut at = u64::from(header.offset) + header.meta_bytes() as u64;
+    let end = at + u64::from(header.echo_bytes);
+    while at < end {
+        let meta = match window.get(at, HEADER_BYTES)?.and_then(Header::peek) {
+            Some(copy) if at + copy.meta_bytes() as u64 <= end => {
+                window.get(at, copy.meta_bytes())?.and_then(|b| Meta::parse(b, nonce))
+            }
+            _ => None,
+        };
+        let Some(meta) = meta else {
+            // Copies are back to back: behind a damaged one the next may still be found.
+            if scan.bad_echoes.last() != Some(&u64::from(header.offset)) {
+                scan.bad_echoes.push(u64::from(header.offset));
+            }
+            at += 4;
+            continue;
+        };
+        at += meta.header.meta_bytes() as u64;
+        echoes.insert(u64::from(meta.header.offset), meta);
+    }
+    Ok(())
+}
+
+/// Puts echoes in the place of batches that could not be read.
+fn stand_in(scan: &mut Scan, echoes: BTreeMap<u64, Meta>) {
+    for (offset, echo) in echoes {
+        match scan.metas.binary_search_by_key(&offset, |m| u64::from(m.header.offset)) {
+            Ok(i) if scan.metas[i] == echo => {}
+            Ok(_) => scan.bad_echoes.push(offset),
+            Err(i) => {
+                scan.from_echo.push(offset);
+                scan.metas.insert(i, echo);
+            }
+        }
+    }
+}
+
+/// True if the payload behind `placed` is whole; those without one are. A file that ends before it is not an error.
+pub fn payload_is_intact(window: &mut Window<'_>, placed: &Placed, nonce: u64) -> std::io::Result<bool> {
+    if placed.entry.stored == 0 {
+        return Ok(true);
+    }
+    let stored = window.get(placed.offset, placed.entry.stored as usize)?;
+    Ok(stored.is_some_and(|b| payload::is_intact(b, nonce, placed.lsn, placed.entry.start)))
+}

@@ -1,0 +1,108 @@
+//! A segment's name, header and the file behind it (docs/format.md, "Segments").
+
+use std::sync::Arc;
+
+use crate::codec::*;
+use crate::error::{Error, Result};
+use crate::storage::{File, Storage};
+use crate::units::{SegmentId, PAGE};
+
+pub const FORMAT_VERSION: u32 = 1;
+const MAGIC: &[u8; 8] = b"CDPSEG01";
+
+/// Offset of the first batch.
+pub const FIRST_BATCH: u64 = PAGE;
+
+pub fn file_name(id: SegmentId) -> String {
+    format!("segment-{:08x}", id.0)
+}
+
+/// A segment whose file is open.
+#[derive(Clone)]
+pub struct OpenSegment {
+    pub id: SegmentId,
+    pub nonce: u64,
+    pub file: Arc<dyn File>,
+}
+
+/// The header page of a segment file.
+pub fn encode_header(volume: &[u8; 16], id: SegmentId, nonce: u64, epoch: u64, created: u64) -> Vec<u8> {
+    encode_page_header(MAGIC, volume, id.0, nonce, epoch, created)
+}
+
+/// The first page of a segment or checkpoint: who it belongs to.
+pub fn encode_page_header(
+    magic: &[u8; 8],
+    volume: &[u8; 16],
+    id: u32,
+    nonce: u64,
+    epoch: u64,
+    created: u64,
+) -> Vec<u8> {
+    let mut b = vec![0u8; PAGE as usize];
+    b[..8].copy_from_slice(magic);
+    put_u32(&mut b, 8, FORMAT_VERSION);
+    b[16..32].copy_from_slice(volume);
+    put_u32(&mut b, 32, id);
+    put_u64(&mut b, 40, nonce);
+    put_u64(&mut b, 48, epoch);
+    put_u64(&mut b, 56, created);
+    let sum = crc_around(&b);
+    put_u32(&mut b, 12, sum);
+    b
+}
+
+/// Checks a header page against what the manifest says. Err names what does not fit.
+pub fn check_header(b: &[u8], volume: &[u8; 16], id: SegmentId, nonce: u64) -> std::result::Result<(), String> {
+    if b.len() < PAGE as usize {
+        return Err("it ends inside its header".into());
+    }
+    if &b[..8] != MAGIC {
+        return Err("it is not a segment".into());
+    }
+    if u32_at(b, 12) != crc_around(&b[..PAGE as usize]) {
+        return Err("its header's checksum does not fit".into());
+    }
+    if u32_at(b, 8) != FORMAT_VERSION {
+        return Err(format!("its format version is {}, this reader knows {FORMAT_VERSION}", u32_at(b, 8)));
+    }
+    if &b[16..32] != volume || u32_at(b, 32) != id.0 || u64_at(b, 40) != nonce {
+        return Err("it belongs to another volume or another use of the file".into());
+    }
+    Ok(())
+}
+
+/// Makes a segment file and writes its header; durable when this returns, its name included.
+pub fn create(
+    storage: &dyn Storage,
+    volume: &[u8; 16],
+    id: SegmentId,
+    epoch: u64,
+    sync_folder: bool,
+) -> Result<OpenSegment> {
+    let name = file_name(id);
+    let nonce = storage.nonce();
+    let made = || -> std::io::Result<Arc<dyn File>> {
+        let file = storage.create(&name)?;
+        file.write_at(&encode_header(volume, id, nonce, epoch, storage.now()), 0)?;
+        file.sync()?;
+        if sync_folder {
+            storage.sync_folder()?;
+        }
+        Ok(file)
+    };
+    match made() {
+        Ok(file) => Ok(OpenSegment { id, nonce, file }),
+        Err(e) => {
+            // Best effort: a leftover is not named by any manifest and is removed at the next opening.
+            let _ = storage.remove(&name);
+            Err(Error::io("create", &name, &e))
+        }
+    }
+}
+
+pub fn open(storage: &dyn Storage, id: SegmentId, nonce: u64, write: bool) -> Result<OpenSegment> {
+    let name = file_name(id);
+    let file = storage.open(&name, write).map_err(|e| Error::io("open", &name, &e))?;
+    Ok(OpenSegment { id, nonce, file })
+}
