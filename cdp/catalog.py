@@ -114,7 +114,7 @@ class Catalog:
         check_name(description.name, "volume")
         check_size(description.size)
         check_block_size(description.block_size)
-        self._make_store()
+        self.ensure_store()
         with self.changing():
             self._check_free(description.name)
             fresh = self.volumes / f".new-{description.id}"
@@ -236,7 +236,8 @@ class Catalog:
             _write(entry.folder, replace(description, generation=entry.description.generation + 1))
         return self.get(entry.id)
 
-    def _make_store(self) -> None:
+    def ensure_store(self) -> None:
+        """Makes the store's folders if they are not there. Invalid if the folder holds something else."""
         with files.os_errors(f"making the store {self.store}"):
             self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self.volumes.is_dir():

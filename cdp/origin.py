@@ -3,7 +3,7 @@
 Invariants:
 - An origin is used only if it is what the volume's description says: same identity, size and change time, else Invalid until
   `cdp accept-origin` records what it is now.
-- While an origin is open nobody who respects the kernel's claims and locks can write to it: a block device is held with O_EXCL, a file
+- While an origin is open nobody who respects the kernel's claims and locks can write to it: the writer of a volume holds a block device with O_EXCL, and everybody a file
   under a read lock of its open file description (which QEMU respects), an NBD export is at its server's mercy.
 - Bytes are read by native code from the path; only an NBD export is read through here, by `NbdOrigin`.
 """
@@ -57,8 +57,11 @@ class OpenOrigin:
             self._nbd.close()
 
 
-def open_origin(text: str) -> OpenOrigin:
-    """Opens a file, a block device or an NBD URI as it is now. NotFound, Busy (somebody writes to it), Invalid, Io."""
+def open_origin(text: str, *, claim: bool = True) -> OpenOrigin:
+    """Opens a file, a block device or an NBD URI as it is now. NotFound, Busy (somebody writes to it), Invalid, Io.
+
+    `claim`: False for a reader beside the one who holds the claim: a block device can be claimed only once.
+    """
     if is_nbd_uri(text):
         reader = NbdOrigin(text)
         return OpenOrigin(Origin("nbd", text, reader.size(), text, 0), None, reader)
@@ -67,10 +70,11 @@ def open_origin(text: str) -> OpenOrigin:
         kind = os.stat(path).st_mode
         if not stat.S_ISBLK(kind) and not stat.S_ISREG(kind):
             raise Invalid(f"the origin {path} is neither a file nor a block device")
-        exclusive = os.O_EXCL if stat.S_ISBLK(kind) else 0
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | exclusive)
+        is_device = stat.S_ISBLK(kind)
+        claiming = os.O_EXCL if is_device and claim else 0
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | claiming)
         try:
-            if not exclusive:
+            if not is_device:
                 _lock_for_reading(descriptor, path)
             return OpenOrigin(_describe(descriptor, path), descriptor, None)
         except BaseException:
@@ -78,9 +82,9 @@ def open_origin(text: str) -> OpenOrigin:
             raise
 
 
-def open_accepted(accepted: Origin, volume: str) -> OpenOrigin:
+def open_accepted(accepted: Origin, volume: str, *, claim: bool) -> OpenOrigin:
     """Opens the origin of `volume`; Invalid if it is no longer what was accepted."""
-    opened = open_origin(accepted.path)
+    opened = open_origin(accepted.path, claim=claim)
     if opened.found != accepted:
         opened.close()
         changes = ", ".join(_differences(accepted, opened.found))

@@ -211,7 +211,7 @@ class LocalStore:
         before = entry.description.origin
         if before is None:
             raise Invalid(f"{entry.name} has no origin")
-        now = _look_at_origin(before.path)
+        now = _look_at_origin(before.path, claim=False)
         if now == before:
             return volume_facts(entry)
         with self.opener.closed(entry):
@@ -254,8 +254,8 @@ def _lay_journal(folder: Path, description: Description) -> None:
     _native.create(str(folder), bytes.fromhex(description.id), description.size, description.created_stamp)
 
 
-def _look_at_origin(text: str) -> Origin:
-    opened = open_origin(text)
+def _look_at_origin(text: str, *, claim: bool = True) -> Origin:
+    opened = open_origin(text, claim=claim)
     opened.close()
     return opened.found
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cdp import marks
 from cdp.errors import NotFound
-from cdp.facts import EventFacts, FlushFacts, LogFacts, MinuteFacts, VolumeFacts
+from cdp.facts import BookmarkFacts, EventFacts, FlushFacts, LogFacts, MinuteFacts, VolumeFacts
 from cdp.volume import OpenVolume, instant_facts
 from cdp.when import SECOND, Ago, At, When
 
@@ -33,7 +33,7 @@ class Row:
     stamp: int
     lsn: int | None
     kind: str
-    item: MinuteFacts | EventFacts | object
+    item: MinuteFacts | BookmarkFacts | EventFacts
 
 
 def gather(volume: OpenVolume, facts: VolumeFacts, since: When, until: When) -> LogFacts:

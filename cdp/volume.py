@@ -42,7 +42,7 @@ class OpenVolume:
         accepted = entry.description.origin
         self._origin: OpenOrigin | None = None
         if accepted is not None and with_origin:
-            self._origin = open_accepted(accepted, entry.name)
+            self._origin = open_accepted(accepted, entry.name, claim=not read_only)
         try:
             self.native: _native.Volume = _native.Volume.open(
                 str(entry.folder),

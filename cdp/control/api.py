@@ -2,7 +2,7 @@
 
 Invariants:
 - An endpoint does nothing but call the store: what it means is said there.
-- An answer is the fact of `cdp.facts` as JSON; an error is `{"kind", "message"}` (cdp/control/errors.py), whoever refused: us, or the
+- An answer is the fact of `cdp.facts` as JSON; an error is `{"kind", "message"}` (cdp.control.wire.py), whoever refused: us, or the
   validation of the request.
 - Calls that wait run in threads, at most as many as the event loop's limit; none of them holds up a session.
 """
@@ -22,12 +22,10 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from cdp import __version__, when
-from cdp.control.errors import to_answer
+from cdp.control.wire import PREFIX, to_answer
 from cdp.errors import CdpError, Invalid, NotFound
 from cdp.facts import BookmarkFacts, HealthFacts, InstantFacts, LogFacts, ShowFacts, VolumeFacts
 from cdp.store import Store
-
-PREFIX = "/v1"
 
 
 class _Body(BaseModel):

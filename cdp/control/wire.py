@@ -1,4 +1,4 @@
-"""Errors on the control socket: one table, walked in both directions.
+"""What both ends of the control socket agree on: where the paths begin, and errors: one table, walked in both directions.
 
 A failed request is answered with JSON `{"kind": KIND, "message": SENTENCE}`; KIND is the name of a class of `cdp.errors`.
 """
@@ -6,6 +6,9 @@ A failed request is answered with JSON `{"kind": KIND, "message": SENTENCE}`; KI
 from __future__ import annotations
 
 from cdp.errors import KINDS, Busy, CdpError, Closed, Corrupt, Invalid, Io, NoSpace, NotFound, Poisoned
+
+PREFIX = "/v1"
+"""Of every path; another number when an answer changes its meaning."""
 
 STATUS: dict[type[CdpError], int] = {
     Invalid: 400,
