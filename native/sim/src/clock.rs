@@ -16,12 +16,7 @@ pub struct Clock {
 
 impl Clock {
     pub(crate) fn new(mut rng: Rng) -> Clock {
-        Clock {
-            now_ns: START_NS,
-            nonces: 0,
-            salt: rng.number(),
-            rng,
-        }
+        Clock { now_ns: START_NS, nonces: 0, salt: rng.number(), rng }
     }
 
     /// Nanoseconds since 1970; each look costs nothing, some microseconds or, now and then, milliseconds.
@@ -55,10 +50,7 @@ mod tests {
         let mut clock = Clock::new(Rng::new(5));
         let looks: Vec<u64> = (0..300).map(|_| clock.now()).collect();
         assert!(looks.windows(2).all(|w| w[0] <= w[1]));
-        assert!(
-            looks.windows(2).any(|w| w[0] == w[1]),
-            "two looks may see the same instant"
-        );
+        assert!(looks.windows(2).any(|w| w[0] == w[1]), "two looks may see the same instant");
         clock.step(-3_600_000_000_000);
         assert!(clock.now() < looks[0]);
         clock.step(7_200_000_000_000);

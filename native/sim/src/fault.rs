@@ -93,12 +93,7 @@ struct Planned {
 
 impl Plan {
     pub(crate) fn add(&mut self, change: bool, first: u64, lasting: bool, fault: Fault) {
-        self.faults.push(Planned {
-            change,
-            first,
-            lasting,
-            fault,
-        });
+        self.faults.push(Planned { change, first, lasting, fault });
     }
 
     pub(crate) fn clear(&mut self) {
@@ -106,9 +101,7 @@ impl Plan {
     }
 
     pub(crate) fn fault(&self, change: bool, number: u64) -> Option<Fault> {
-        let hit = |p: &&Planned| {
-            p.change == change && (p.first == number || p.lasting && p.first < number)
-        };
+        let hit = |p: &&Planned| p.change == change && (p.first == number || p.lasting && p.first < number);
         self.faults.iter().find(hit).map(|p| p.fault)
     }
 }

@@ -20,11 +20,7 @@ pub(crate) struct Folder {
 #[derive(Clone, Debug)]
 enum Change {
     Create(String, FileId),
-    Rename {
-        from: String,
-        to: String,
-        file: FileId,
-    },
+    Rename { from: String, to: String, file: FileId },
     Remove(String),
 }
 
@@ -46,11 +42,7 @@ impl Folder {
         let Some(file) = self.get(from) else {
             return false;
         };
-        self.change(Change::Rename {
-            from: from.into(),
-            to: to.into(),
-            file,
-        });
+        self.change(Change::Rename { from: from.into(), to: to.into(), file });
         true
     }
 
@@ -83,11 +75,7 @@ impl Folder {
                 apply(&mut names, change);
             }
         }
-        Folder {
-            synced: names.clone(),
-            names,
-            unsynced: Vec::new(),
-        }
+        Folder { synced: names.clone(), names, unsynced: Vec::new() }
     }
 
     fn change(&mut self, change: Change) {
@@ -106,12 +94,7 @@ pub(crate) enum FolderWreck {
 
 impl FolderWreck {
     pub(crate) fn draw(rng: &mut Rng) -> FolderWreck {
-        [
-            FolderWreck::AllKept,
-            FolderWreck::AllLost,
-            FolderWreck::Prefix,
-            FolderWreck::Any,
-        ][rng.below(4) as usize]
+        [FolderWreck::AllKept, FolderWreck::AllLost, FolderWreck::Prefix, FolderWreck::Any][rng.below(4) as usize]
     }
 }
 
@@ -192,8 +175,6 @@ mod tests {
         let mut folder = Folder::default();
         folder.create("a", 1);
         folder.create("b", 2);
-        assert!(after_cuts(&folder)
-            .iter()
-            .any(|names| !names.contains_key("a") && names.contains_key("b")));
+        assert!(after_cuts(&folder).iter().any(|names| !names.contains_key("a") && names.contains_key("b")));
     }
 }

@@ -51,22 +51,10 @@ impl Wreck {
             0 => Wreck::AllLost,
             1 => Wreck::AllKept,
             2 => Wreck::Prefix,
-            3 => Wreck::Scattered {
-                kept: 90,
-                reordered: false,
-            },
-            4 => Wreck::Scattered {
-                kept: 20,
-                reordered: false,
-            },
-            5 => Wreck::Scattered {
-                kept: 97,
-                reordered: true,
-            },
-            _ => Wreck::Scattered {
-                kept: 50,
-                reordered: true,
-            },
+            3 => Wreck::Scattered { kept: 90, reordered: false },
+            4 => Wreck::Scattered { kept: 20, reordered: false },
+            5 => Wreck::Scattered { kept: 97, reordered: true },
+            _ => Wreck::Scattered { kept: 50, reordered: true },
         }
     }
 }
@@ -88,10 +76,7 @@ impl Inode {
         let mut at = offset;
         while at < offset + bytes.len() {
             let end = ((at / PAGE_BYTES + 1) * PAGE_BYTES).min(offset + bytes.len());
-            self.unsynced.push(Piece {
-                at,
-                bytes: bytes[at - offset..end - offset].to_vec(),
-            });
+            self.unsynced.push(Piece { at, bytes: bytes[at - offset..end - offset].to_vec() });
             at = end;
         }
     }
@@ -120,8 +105,7 @@ impl Inode {
 
     /// Makes reads of clean pages show what the medium has.
     pub(crate) fn drop_cache(&mut self) {
-        let dirty: std::collections::BTreeSet<usize> =
-            self.unsynced.iter().map(Piece::page).collect();
+        let dirty: std::collections::BTreeSet<usize> = self.unsynced.iter().map(Piece::page).collect();
         for (page, cached) in self.cache.chunks_mut(PAGE_BYTES).enumerate() {
             if dirty.contains(&page) {
                 continue;
@@ -147,9 +131,7 @@ impl Inode {
             }
             Wreck::Prefix => {
                 let kept = rng.below(pieces.len() as u64 + 1) as usize;
-                pieces[..kept]
-                    .iter()
-                    .for_each(|p| put(&mut left, p.at, &p.bytes));
+                pieces[..kept].iter().for_each(|p| put(&mut left, p.at, &p.bytes));
                 if let Some(torn) = pieces.get(kept) {
                     tear(&mut left, torn, rng);
                 }
@@ -166,11 +148,7 @@ impl Inode {
         if !matches!(wreck, Wreck::AllKept | Wreck::AllLost) {
             left.resize(surviving_len(left.len(), synced, longest, rng), 0);
         }
-        Inode {
-            cache: left.clone(),
-            medium: left,
-            unsynced: Vec::new(),
-        }
+        Inode { cache: left.clone(), medium: left, unsynced: Vec::new() }
     }
 
     pub(crate) fn is_clean(&self) -> bool {
@@ -293,42 +271,17 @@ mod tests {
     fn an_unsynced_write_is_lost_kept_torn_and_garbled() {
         let mut file = synced(PAGE_BYTES);
         file.write(&[b'n'; 2048], 512);
-        let all = after_cuts(&file, |_| Wreck::Scattered {
-            kept: 25,
-            reordered: false,
-        });
+        let all = after_cuts(&file, |_| Wreck::Scattered { kept: 25, reordered: false });
         let new = |left: &[u8]| left.iter().filter(|&&b| b == b'n').count();
         let old = |left: &[u8]| left.iter().filter(|&&b| b == b's').count();
         assert!(all.iter().any(|l| new(l) == 2048), "kept");
-        assert!(
-            all.iter().any(|l| new(l) == 0 && old(l) == PAGE_BYTES),
-            "lost"
-        );
+        assert!(all.iter().any(|l| new(l) == 0 && old(l) == PAGE_BYTES), "lost");
         let torn = |l: &&Vec<u8>| (1..2048).contains(&new(l)) && new(l) + old(l) == PAGE_BYTES;
-        assert!(
-            all.iter().filter(torn).any(|l| new(l) % 512 == 0),
-            "torn at a sector"
-        );
-        assert!(
-            all.iter().filter(torn).any(|l| new(l) % 512 != 0),
-            "torn at a byte"
-        );
-        assert!(
-            all.iter()
-                .filter(torn)
-                .any(|l| l[512] == b'n' && l[2559] == b's'),
-            "a prefix"
-        );
-        assert!(
-            all.iter()
-                .filter(torn)
-                .any(|l| l[512] == b's' && l[2559] == b'n'),
-            "a suffix"
-        );
-        assert!(
-            all.iter().any(|l| l[0] != b's' && l[4000] != b's'),
-            "the page garbled beyond the write"
-        );
+        assert!(all.iter().filter(torn).any(|l| new(l) % 512 == 0), "torn at a sector");
+        assert!(all.iter().filter(torn).any(|l| new(l) % 512 != 0), "torn at a byte");
+        assert!(all.iter().filter(torn).any(|l| l[512] == b'n' && l[2559] == b's'), "a prefix");
+        assert!(all.iter().filter(torn).any(|l| l[512] == b's' && l[2559] == b'n'), "a suffix");
+        assert!(all.iter().any(|l| l[0] != b's' && l[4000] != b's'), "the page garbled beyond the write");
     }
 
     #[test]
@@ -337,46 +290,23 @@ mod tests {
         file.write(&[b'1'; 8], 0);
         file.write(&[b'2'; 8], 2 * PAGE_BYTES);
         file.write(&[b'3'; 8], 4);
-        let all = after_cuts(&file, |_| Wreck::Scattered {
-            kept: 50,
-            reordered: true,
-        });
-        assert!(all
-            .iter()
-            .any(|l| l[0] == b's' && l[2 * PAGE_BYTES] == b'2'));
-        assert!(
-            all.iter().any(|l| &l[..12] == b"111111113333"),
-            "the older bytes on top"
-        );
+        let all = after_cuts(&file, |_| Wreck::Scattered { kept: 50, reordered: true });
+        assert!(all.iter().any(|l| l[0] == b's' && l[2 * PAGE_BYTES] == b'2'));
+        assert!(all.iter().any(|l| &l[..12] == b"111111113333"), "the older bytes on top");
         let prefixes = after_cuts(&file, |_| Wreck::Prefix);
-        assert!(!prefixes
-            .iter()
-            .any(|l| l[0] == b's' && l[2 * PAGE_BYTES] == b'2'));
+        assert!(!prefixes.iter().any(|l| l[0] == b's' && l[2 * PAGE_BYTES] == b'2'));
     }
 
     #[test]
     fn the_length_lies_between_the_synced_and_the_latest() {
         let mut file = synced(1000);
         file.write(&[b'n'; 9000], 1000);
-        let lens: Vec<usize> = after_cuts(&file, Wreck::draw)
-            .iter()
-            .map(Vec::len)
-            .collect();
+        let lens: Vec<usize> = after_cuts(&file, Wreck::draw).iter().map(Vec::len).collect();
         assert!(lens.iter().all(|len| (1000..=10_000).contains(len)));
         assert!(lens.contains(&1000) && lens.contains(&10_000));
-        assert!(lens
-            .iter()
-            .any(|len| len % 512 != 0 && *len != 1000 && *len != 10_000));
-        let grown = after_cuts(&file, |_| Wreck::Scattered {
-            kept: 0,
-            reordered: false,
-        });
-        assert!(
-            grown
-                .iter()
-                .any(|l| l.len() > 5096 && l[5096..].iter().all(|&b| b == 0)),
-            "length without bytes"
-        );
+        assert!(lens.iter().any(|len| len % 512 != 0 && *len != 1000 && *len != 10_000));
+        let grown = after_cuts(&file, |_| Wreck::Scattered { kept: 0, reordered: false });
+        assert!(grown.iter().any(|l| l.len() > 5096 && l[5096..].iter().all(|&b| b == 0)), "length without bytes");
     }
 
     #[test]
@@ -388,19 +318,11 @@ mod tests {
             file.sync_fails(&mut Rng::new(seed), true);
             file
         });
-        let mut lost = hiding
-            .find(|f| f.medium[0] == b's')
-            .expect("a seed that loses the page");
+        let mut lost = hiding.find(|f| f.medium[0] == b's').expect("a seed that loses the page");
         assert_eq!(&lost.cache[..8], b"nnnnnnnn");
         lost.sync();
-        assert_eq!(
-            lost.medium[0], b's',
-            "a later sync does not write a page that counts as clean"
-        );
-        assert_eq!(
-            &lost.clone().survive(Wreck::AllKept, &mut Rng::new(1)).cache[..2],
-            b"ss"
-        );
+        assert_eq!(lost.medium[0], b's', "a later sync does not write a page that counts as clean");
+        assert_eq!(&lost.clone().survive(Wreck::AllKept, &mut Rng::new(1)).cache[..2], b"ss");
         lost.drop_cache();
         assert_eq!(&lost.cache[..8], b"ssssssss");
 

@@ -14,7 +14,9 @@ mod fault;
 mod folder;
 mod inode;
 mod machine;
+pub mod oracle;
 mod process;
+pub mod scenario;
 mod seed;
 
 pub use clock::Clock;

@@ -69,9 +69,7 @@ impl Machine {
             died: None,
             locked: false,
         };
-        Machine {
-            world: Arc::new(Mutex::new(world)),
-        }
+        Machine { world: Arc::new(Mutex::new(world)) }
     }
 
     /// Starts a process; one that was still there is killed.
@@ -102,8 +100,7 @@ impl Machine {
             }
         };
         world.folder = std::mem::take(&mut world.folder).survive(folder_wreck, &mut rng);
-        let named: std::collections::BTreeSet<FileId> =
-            world.folder.names().values().copied().collect();
+        let named: std::collections::BTreeSet<FileId> = world.folder.names().values().copied().collect();
         for (id, file) in std::mem::take(&mut world.files) {
             if named.contains(&id) {
                 let wreck = wreck.unwrap_or_else(|| Wreck::draw(&mut rng));
@@ -116,9 +113,7 @@ impl Machine {
     pub fn fork(&self) -> Machine {
         let mut world = self.world().clone();
         world.process += 1;
-        Machine {
-            world: Arc::new(Mutex::new(world)),
-        }
+        Machine { world: Arc::new(Mutex::new(world)) }
     }
 
     /// The process dies in the middle of the `change`-th change; whether that call itself took effect is left to chance.
@@ -179,12 +174,7 @@ impl Machine {
     /// Names and lengths of all files.
     pub fn files(&self) -> Vec<(String, u64)> {
         let world = self.world();
-        world
-            .folder
-            .names()
-            .iter()
-            .map(|(name, id)| (name.clone(), world.files[id].len() as u64))
-            .collect()
+        world.folder.names().iter().map(|(name, id)| (name.clone(), world.files[id].len() as u64)).collect()
     }
 
     /// What a read of the whole file shows; None if there is no such file.
@@ -233,15 +223,8 @@ impl Machine {
 
     fn rot(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut world = self.world();
-        let id = world
-            .folder
-            .get(name)
-            .unwrap_or_else(|| panic!("no file {name} to rot"));
-        world
-            .files
-            .get_mut(&id)
-            .expect("a name without a file")
-            .rot(change);
+        let id = world.folder.get(name).unwrap_or_else(|| panic!("no file {name} to rot"));
+        world.files.get_mut(&id).expect("a name without a file").rot(change);
     }
 
     fn start(&self, read_only: bool) -> Arc<Process> {
@@ -267,10 +250,6 @@ impl World {
     }
 
     pub(crate) fn used(&self) -> u64 {
-        self.folder
-            .names()
-            .values()
-            .map(|id| (self.files[id].len() as u64).div_ceil(PAGE) * PAGE)
-            .sum()
+        self.folder.names().values().map(|id| (self.files[id].len() as u64).div_ceil(PAGE) * PAGE).sum()
     }
 }

@@ -49,11 +49,7 @@ const MILLION: u64 = 1_000_000;
 
 impl Process {
     pub(crate) fn new(machine: Machine, number: u64, read_only: bool) -> Process {
-        Process {
-            machine,
-            number,
-            read_only,
-        }
+        Process { machine, number, read_only }
     }
 
     fn look(&self, op: Op) -> io::Result<MutexGuard<'_, World>> {
@@ -68,13 +64,7 @@ impl Process {
     }
 
     fn file(&self, id: FileId, name: &str, writable: bool) -> Arc<dyn File> {
-        Arc::new(OpenFile {
-            machine: self.machine.clone(),
-            process: self.number,
-            id,
-            name: name.into(),
-            writable,
-        })
+        Arc::new(OpenFile { machine: self.machine.clone(), process: self.number, id, name: name.into(), writable })
     }
 }
 
@@ -114,13 +104,7 @@ impl Storage for Process {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self
-            .look(Op::List)?
-            .folder
-            .names()
-            .keys()
-            .cloned()
-            .collect())
+        Ok(self.look(Op::List)?.folder.names().keys().cloned().collect())
     }
 
     fn sync_folder(&self) -> io::Result<()> {
@@ -134,10 +118,7 @@ impl Storage for Process {
             return Err(io::Error::from_raw_os_error(EAGAIN));
         }
         world.locked = true;
-        Ok(Box::new(Held {
-            machine: self.machine.clone(),
-            process: self.number,
-        }))
+        Ok(Box::new(Held { machine: self.machine.clone(), process: self.number }))
     }
 
     fn now(&self) -> u64 {
@@ -160,20 +141,13 @@ impl File for OpenFile {
             return Err(io::Error::from_raw_os_error(EBADF));
         }
         let (mut world, verdict) = change(&self.machine, self.process, Op::Write, &self.name)?;
-        let fits = room(&world, self.id)
-            .saturating_sub(offset)
-            .min(bytes.len() as u64) as usize;
+        let fits = room(&world, self.id).saturating_sub(offset).min(bytes.len() as u64) as usize;
         let file = world.files.get_mut(&self.id).expect("an open file is kept");
         let (done, outcome) = match verdict {
-            Verdict::Done if fits < bytes.len() => {
-                (fits, Err(io::Error::from_raw_os_error(ENOSPC)))
-            }
+            Verdict::Done if fits < bytes.len() => (fits, Err(io::Error::from_raw_os_error(ENOSPC))),
             Verdict::Done => (bytes.len(), Ok(())),
             Verdict::Whole(error) => (fits, Err(error)),
-            Verdict::Part(share, error) => (
-                fits.min((bytes.len() as u64 * share / MILLION) as usize),
-                Err(error),
-            ),
+            Verdict::Part(share, error) => (fits.min((bytes.len() as u64 * share / MILLION) as usize), Err(error)),
             Verdict::Lossy { error, .. } => (0, Err(error)),
         };
         file.write(&bytes[..done], offset as usize);
@@ -198,11 +172,7 @@ impl File for OpenFile {
     fn drop_cache(&self) {
         let mut world = self.machine.world();
         if world.process == self.process && world.died.is_none() {
-            world
-                .files
-                .get_mut(&self.id)
-                .expect("an open file is kept")
-                .drop_cache();
+            world.files.get_mut(&self.id).expect("an open file is kept").drop_cache();
         }
     }
 }
@@ -252,20 +222,12 @@ fn look(machine: &Machine, process: u64, op: Op) -> io::Result<MutexGuard<'_, Wo
     }
 }
 
-fn change<'m>(
-    machine: &'m Machine,
-    process: u64,
-    op: Op,
-    name: &str,
-) -> io::Result<(MutexGuard<'m, World>, Verdict)> {
+fn change<'m>(machine: &'m Machine, process: u64, op: Op, name: &str) -> io::Result<(MutexGuard<'m, World>, Verdict)> {
     debug_assert!(op.changes());
     let mut world = machine.world();
     check_alive(&world, process)?;
     world.changes += 1;
-    world.trace.push(Call {
-        op,
-        name: name.into(),
-    });
+    world.trace.push(Call { op, name: name.into() });
     let verdict = judge(&mut world, op);
     Ok((world, verdict))
 }
@@ -289,10 +251,9 @@ fn judge(world: &mut World, op: Op) -> Verdict {
         Some(fault @ Fault::Refuse(_)) => Verdict::Part(0, fault.error()),
         Some(fault @ Fault::Belated(_)) => Verdict::Whole(fault.error()),
         Some(fault @ Fault::Short(_)) => Verdict::Part(share, fault.error()),
-        Some(fault @ (Fault::SyncDrops | Fault::SyncHides)) => Verdict::Lossy {
-            hidden: fault == Fault::SyncHides,
-            error: fault.error(),
-        },
+        Some(fault @ (Fault::SyncDrops | Fault::SyncHides)) => {
+            Verdict::Lossy { hidden: fault == Fault::SyncHides, error: fault.error() }
+        }
     }
 }
 

@@ -68,12 +68,7 @@ mod tests {
     fn the_seed_decides() {
         let draw = |seed| {
             let mut rng = Rng::new(seed);
-            (
-                rng.number(),
-                rng.between(3, 9),
-                rng.chance(50),
-                rng.fork().number(),
-            )
+            (rng.number(), rng.between(3, 9), rng.chance(50), rng.fork().number())
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));

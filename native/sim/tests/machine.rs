@@ -13,11 +13,7 @@ fn read(file: &dyn File) -> Vec<u8> {
 }
 
 fn reopen(machine: &Machine, name: &str) -> Option<Vec<u8>> {
-    machine
-        .boot()
-        .open(name, false)
-        .ok()
-        .map(|file| read(&*file))
+    machine.boot().open(name, false).ok().map(|file| read(&*file))
 }
 
 /// A machine with a durable file `a` of `len` bytes.
@@ -34,23 +30,11 @@ fn with_file(len: usize) -> (Machine, Arc<cdp_sim::Process>, Arc<dyn File>) {
 #[test]
 fn files_behave_like_files() {
     let (machine, process, file) = with_file(10);
-    assert_eq!(
-        process.create("a").err().unwrap().kind(),
-        ErrorKind::AlreadyExists
-    );
-    assert_eq!(
-        process.open("b", false).err().unwrap().kind(),
-        ErrorKind::NotFound
-    );
+    assert_eq!(process.create("a").err().unwrap().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(process.open("b", false).err().unwrap().kind(), ErrorKind::NotFound);
     assert_eq!(process.remove("b").unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(
-        process.rename("b", "a").unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
-    assert!(
-        process.open("a", false).unwrap().write_at(b"x", 0).is_err(),
-        "opened for reading"
-    );
+    assert_eq!(process.rename("b", "a").unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(process.open("a", false).unwrap().write_at(b"x", 0).is_err(), "opened for reading");
     let mut buffer = [0; 8];
     assert_eq!(file.read_at(&mut buffer, 6).unwrap(), 4);
     assert_eq!(file.read_at(&mut buffer, 60).unwrap(), 0);
@@ -74,10 +58,7 @@ fn the_lock_dies_with_its_value_and_with_its_process() {
     let next = machine.boot();
     let held = next.lock().unwrap();
     drop(old);
-    assert!(
-        next.lock().is_err(),
-        "the value of a dead process lets go of nothing"
-    );
+    assert!(next.lock().is_err(), "the value of a dead process lets go of nothing");
     drop(held);
 }
 
@@ -101,17 +82,9 @@ fn a_cut_takes_unsynced_names_and_bytes() {
     made.sync().unwrap();
     let fork = machine.fork();
     machine.restart(Restart::AllLost);
-    assert_eq!(
-        reopen(&machine, "b"),
-        None,
-        "created, but the folder was not synced"
-    );
+    assert_eq!(reopen(&machine, "b"), None, "created, but the folder was not synced");
     fork.restart(Restart::AllKept);
-    assert_eq!(
-        reopen(&fork, "b").unwrap(),
-        b"bb",
-        "a fork has a fate of its own"
-    );
+    assert_eq!(reopen(&fork, "b").unwrap(), b"bb", "a fork has a fate of its own");
 }
 
 #[test]
@@ -155,10 +128,7 @@ fn planned_faults_hit_the_named_call_once_or_for_good() {
     let (machine, process, file) = with_file(4);
     machine.fail_change(machine.changes() + 2, Fault::Refuse(EIO), false);
     file.write_at(b"1", 0).unwrap();
-    assert_eq!(
-        file.write_at(b"2", 0).unwrap_err().raw_os_error(),
-        Some(EIO)
-    );
+    assert_eq!(file.write_at(b"2", 0).unwrap_err().raw_os_error(), Some(EIO));
     file.write_at(b"3", 1).unwrap();
     assert_eq!(read(&*file), b"13ss");
 
@@ -179,10 +149,7 @@ fn a_short_write_leaves_a_part_and_a_belated_error_the_whole() {
             let machine = Machine::new(seed);
             let file = machine.boot().create("a").unwrap();
             machine.fail_change(2, Fault::Short(ENOSPC), false);
-            assert_eq!(
-                file.write_at(&[1; 100], 0).unwrap_err().raw_os_error(),
-                Some(ENOSPC)
-            );
+            assert_eq!(file.write_at(&[1; 100], 0).unwrap_err().raw_os_error(), Some(ENOSPC));
             file.len().unwrap()
         })
         .collect();
@@ -191,11 +158,7 @@ fn a_short_write_leaves_a_part_and_a_belated_error_the_whole() {
     let (machine, process, _file) = with_file(4);
     machine.fail_change(machine.changes() + 1, Fault::Belated(EIO), false);
     assert!(process.rename("a", "b").is_err());
-    assert_eq!(
-        process.list().unwrap(),
-        ["b"],
-        "refused, and done all the same"
-    );
+    assert_eq!(process.list().unwrap(), ["b"], "refused, and done all the same");
 }
 
 #[test]
@@ -242,15 +205,8 @@ fn a_read_only_process_changes_nothing() {
     let (machine, ..) = with_file(4);
     let before = machine.changes();
     let process = machine.boot_read_only();
-    assert_eq!(
-        process.create("b").err().unwrap().kind(),
-        ErrorKind::ReadOnlyFilesystem
-    );
-    assert!(
-        process.open("a", true).is_err()
-            && process.remove("a").is_err()
-            && process.sync_folder().is_err()
-    );
+    assert_eq!(process.create("b").err().unwrap().kind(), ErrorKind::ReadOnlyFilesystem);
+    assert!(process.open("a", true).is_err() && process.remove("a").is_err() && process.sync_folder().is_err());
     assert_eq!(read(&*process.open("a", false).unwrap()), b"ssss");
     assert_eq!(machine.changes(), before);
 }
@@ -263,10 +219,7 @@ fn rot_reaches_cache_and_medium() {
     machine.restart(Restart::AllLost);
     machine.zero_page("a", 1);
     let left = reopen(&machine, "a").unwrap();
-    assert_eq!(
-        (left[7], left[4095], left[4096], left[4999], left.len()),
-        (b's' ^ 1, b's', 0, 0, 5000)
-    );
+    assert_eq!((left[7], left[4095], left[4096], left[4999], left.len()), (b's' ^ 1, b's', 0, 0, 5000));
     machine.replace("a", b"foreign");
     machine.replace("c", b"");
     assert_eq!(reopen(&machine, "a").unwrap(), b"foreign");
@@ -290,17 +243,8 @@ fn the_same_seed_tells_the_same_story() {
         machine.die_at(machine.changes() + 1, Death::Power);
         assert!(process.sync_folder().is_err());
         machine.restart(Restart::Power(seed));
-        let contents: Vec<_> = machine
-            .files()
-            .iter()
-            .map(|(name, _)| machine.contents(name))
-            .collect();
-        (
-            machine.files(),
-            contents,
-            machine.boot().now(),
-            machine.boot().nonce(),
-        )
+        let contents: Vec<_> = machine.files().iter().map(|(name, _)| machine.contents(name)).collect();
+        (machine.files(), contents, machine.boot().now(), machine.boot().nonce())
     };
     assert_eq!(story(4), story(4));
     assert!((5..12).any(|seed| story(seed) != story(4)));

@@ -1,0 +1,273 @@
+//! What the volume must hold: every request by its LSN, what was replied to, what was flushed.
+//!
+//! Invariants: LSNs ascend and are never handed out twice; `flushed` is at most the largest LSN replied to.
+//! A request whose reply was an error may have happened or not; the first look decides, and every later one must agree.
+
+use std::fmt;
+
+/// What one request does to the bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Change {
+    Write { offset: usize, data: Vec<u8> },
+    Zero { offset: usize, bytes: usize },
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Admitted, no reply yet.
+    Pending,
+    /// Replied to.
+    Done,
+    /// Failed, or cut off: both outcomes are right until one was seen.
+    Open,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    lsn: u64,
+    change: Change,
+    fate: Fate,
+}
+
+/// The model of one volume.
+#[derive(Clone)]
+pub struct Oracle {
+    origin: Vec<u8>,
+    records: Vec<Record>,
+    /// The largest LSN that any client may have seen.
+    handed_out: u64,
+    replied: u64,
+    flushed: u64,
+}
+
+impl Oracle {
+    /// `origin`: the state before the first record.
+    pub fn new(origin: Vec<u8>) -> Oracle {
+        Oracle { origin, records: Vec::new(), handed_out: 0, replied: 0, flushed: 0 }
+    }
+
+    pub fn size(&self) -> usize {
+        self.origin.len()
+    }
+
+    /// A request got its LSN.
+    pub fn admitted(&mut self, lsn: u64, change: Change) {
+        if self.records.last().is_some_and(|r| r.lsn == lsn && r.fate == Fate::Open && lsn > self.handed_out) {
+            self.records.pop(); // A refused request that turned out to have got no number.
+        }
+        assert!(lsn > self.handed_out, "LSN {lsn} was handed out, and {} before it", self.handed_out);
+        self.handed_out = lsn;
+        self.records.push(Record { lsn, change, fate: Fate::Pending });
+    }
+
+    /// A request was refused before its LSN was known: it may have got one.
+    pub fn refused(&mut self, change: Change) {
+        let last = self.records.last().map_or(0, |r| r.lsn).max(self.handed_out);
+        self.records.push(Record { lsn: last + 1, change, fate: Fate::Open });
+    }
+
+    pub fn replied(&mut self, lsn: u64) {
+        self.record(lsn).fate = Fate::Done;
+        self.replied = self.replied.max(lsn);
+    }
+
+    pub fn failed(&mut self, lsn: u64) {
+        self.record(lsn).fate = Fate::Open;
+    }
+
+    /// A flush that began when `lsn` was the largest LSN replied to has succeeded.
+    pub fn flushed(&mut self, lsn: u64) {
+        self.flushed = self.flushed.max(lsn);
+    }
+
+    pub fn last_replied(&self) -> u64 {
+        self.replied
+    }
+
+    pub fn last_flushed(&self) -> u64 {
+        self.flushed
+    }
+
+    pub fn handed_out(&self) -> u64 {
+        self.handed_out
+    }
+
+    /// Every LSN that a record has, ascending.
+    pub fn lsns(&self) -> Vec<u64> {
+        self.records.iter().map(|r| r.lsn).collect()
+    }
+
+    /// The process died: requests without a reply may have happened or not.
+    pub fn crashed(&mut self) {
+        for record in self.records.iter_mut().filter(|r| r.fate == Fate::Pending) {
+            record.fate = Fate::Open;
+        }
+    }
+
+    /// After recovery `head` is the last record: what lies above is gone for good. `floor`: what had to survive.
+    pub fn recovered(&mut self, head: u64, floor: u64) {
+        assert!(head >= floor, "the journal ends at LSN {head}, but {floor} was promised to be kept");
+        let known = self.records.last().map_or(0, |r| r.lsn);
+        assert!(head <= known, "the journal ends at LSN {head}, but {known} is the last that was asked for");
+        self.records.retain(|r| r.lsn <= head);
+        self.replied = self.replied.min(head);
+        self.flushed = self.flushed.min(head);
+    }
+
+    /// Compares states with `read(lsn)`, in ascending order: those of the records that `wanted` picks, and of all
+    /// whose outcome is open. Returns the last state.
+    pub fn check(&mut self, wanted: impl Fn(usize, u64) -> bool, mut read: impl FnMut(u64) -> Vec<u8>) -> Vec<u8> {
+        let mut now = self.origin.clone();
+        compare(0, &now, &read(0), "the state before the first record");
+        for (index, record) in self.records.iter_mut().enumerate() {
+            let before = (record.fate == Fate::Open).then(|| now.clone());
+            record.change.apply(&mut now);
+            if before.is_none() && !wanted(index, record.lsn) {
+                continue;
+            }
+            let seen = read(record.lsn);
+            match before {
+                // Nothing is settled where both outcomes look the same.
+                Some(before) if before == now => {
+                    compare(record.lsn, &now, &seen, &format!("after a no-op of {:?}", record.change));
+                }
+                Some(before) if seen == before => {
+                    record.change = Change::Nothing;
+                    record.fate = Fate::Done;
+                    now = before;
+                }
+                _ => {
+                    compare(record.lsn, &now, &seen, &format!("after {:?}", record.change));
+                    if record.fate == Fate::Open {
+                        record.fate = Fate::Done;
+                    }
+                }
+            }
+        }
+        now
+    }
+
+    /// The state of the records that were replied to; what is pending is not in it. Only right while nothing is open.
+    pub fn live(&self) -> Vec<u8> {
+        let mut now = self.origin.clone();
+        for record in self.records.iter().filter(|r| r.fate == Fate::Done) {
+            record.change.apply(&mut now);
+        }
+        now
+    }
+
+    fn record(&mut self, lsn: u64) -> &mut Record {
+        let index = self.records.binary_search_by_key(&lsn, |r| r.lsn);
+        &mut self.records[index.unwrap_or_else(|_| panic!("no record has LSN {lsn}"))]
+    }
+}
+
+impl Change {
+    pub fn apply(&self, bytes: &mut [u8]) {
+        match self {
+            Change::Write { offset, data } => bytes[*offset..offset + data.len()].copy_from_slice(data),
+            Change::Zero { offset, bytes: length } => bytes[*offset..offset + length].fill(0),
+            Change::Nothing => {}
+        }
+    }
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Write { offset, data } => write!(f, "write of {} at {offset}", data.len()),
+            Change::Zero { offset, bytes } => write!(f, "zero of {bytes} at {offset}"),
+            Change::Nothing => write!(f, "nothing"),
+        }
+    }
+}
+
+/// Panics with the first difference and its extent.
+pub fn compare(lsn: u64, want: &[u8], got: &[u8], when: &str) {
+    if want == got {
+        return;
+    }
+    assert_eq!(want.len(), got.len(), "LSN {lsn}, {when}: the length differs");
+    let differs: Vec<usize> = (0..want.len()).filter(|&i| want[i] != got[i]).collect();
+    let (first, last) = (differs[0], differs[differs.len() - 1]);
+    let zeros = differs.iter().filter(|&&i| got[i] == 0).count();
+    panic!(
+        "LSN {lsn}, {when}: {} bytes differ between {first} and {last} ({zeros} of them read as 0); at {first}: want {:?}, got {:?}",
+        differs.len(),
+        &want[first..(first + 8).min(want.len())],
+        &got[first..(first + 8).min(got.len())],
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(offset: usize, byte: u8) -> Change {
+        Change::Write { offset, data: vec![byte; 2] }
+    }
+
+    fn two_writes() -> Oracle {
+        let mut oracle = Oracle::new(vec![0; 4]);
+        oracle.admitted(1, write(0, 1));
+        oracle.admitted(2, write(1, 2));
+        oracle.replied(1);
+        oracle
+    }
+
+    #[test]
+    fn states_follow_the_lsns() {
+        let states = [[0, 0, 0, 0], [1, 1, 0, 0], [1, 2, 2, 0]];
+        let mut oracle = two_writes();
+        assert_eq!(oracle.check(|_, _| true, |lsn| states[lsn as usize].to_vec()), states[2]);
+        assert_eq!(oracle.live(), states[1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "LSN 1, after write of 2 at 0: 1 bytes differ")]
+    fn half_a_request_is_noticed() {
+        two_writes().check(|_, _| true, |lsn| if lsn == 0 { vec![0; 4] } else { vec![1, 0, 0, 0] });
+    }
+
+    #[test]
+    fn an_open_outcome_is_settled_by_the_first_look() {
+        for kept in [true, false] {
+            let mut oracle = two_writes();
+            oracle.crashed();
+            let end = if kept { vec![1, 2, 2, 0] } else { vec![1, 1, 0, 0] };
+            let read = |lsn| [vec![0; 4], vec![1, 1, 0, 0], end.clone()][lsn as usize].clone();
+            assert_eq!(oracle.check(|_, _| false, read), end);
+            assert_eq!(oracle.live(), end);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "promised to be kept")]
+    fn a_lost_promise_is_noticed() {
+        let mut oracle = two_writes();
+        oracle.flushed(1);
+        oracle.recovered(0, oracle.last_flushed());
+    }
+
+    #[test]
+    #[should_panic(expected = "handed out")]
+    fn a_number_given_twice_is_noticed_even_after_a_cut() {
+        let mut oracle = two_writes();
+        oracle.crashed();
+        oracle.recovered(1, 1);
+        oracle.admitted(2, Change::Nothing);
+    }
+
+    #[test]
+    fn a_refused_request_may_have_got_a_number_or_not() {
+        let mut oracle = two_writes();
+        oracle.refused(write(2, 9));
+        assert_eq!(oracle.lsns(), [1, 2, 3]);
+        let mut other = oracle.clone();
+        oracle.admitted(3, Change::Nothing);
+        assert_eq!(oracle.lsns(), [1, 2, 3]);
+        other.admitted(4, Change::Nothing);
+        assert_eq!(other.lsns(), [1, 2, 3, 4]);
+    }
+}

@@ -1,0 +1,134 @@
+//! What clients and operators do to a volume, drawn from a seed before anything runs.
+
+use crate::seed::Rng;
+
+/// One step. Offsets and lengths are bytes inside the volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Write {
+        offset: usize,
+        content: Content,
+    },
+    Zero {
+        offset: usize,
+        bytes: usize,
+        trim: bool,
+    },
+    /// A control record that says `number`.
+    Control {
+        number: u64,
+    },
+    /// Sessions wait for their replies: `all`, or about half of what is pending; the seed shuffles them.
+    Commit {
+        all: bool,
+        seed: u64,
+    },
+    Flush,
+    /// FUA: the newest record that was replied to.
+    SyncTo,
+    /// Reads that must agree with the oracle.
+    Look {
+        seed: u64,
+    },
+    StepClock {
+        by_ns: i64,
+    },
+    /// Clean close, and open again.
+    Reopen,
+}
+
+/// The bytes of a write, to be made when they are needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    pub bytes: usize,
+    pub seed: u64,
+}
+
+impl Content {
+    /// Random, compressible or constant bytes.
+    pub fn make(&self) -> Vec<u8> {
+        let mut rng = Rng::new(self.seed);
+        let mut data = vec![0; self.bytes];
+        match rng.below(4) {
+            0 => rng.fill(&mut data),
+            1 => data.fill(rng.number() as u8),
+            _ => {
+                let mut word = [0; 24];
+                rng.fill(&mut word);
+                data.iter_mut().enumerate().for_each(|(i, b)| *b = word[i % 24] ^ (i / 600) as u8);
+            }
+        }
+        data
+    }
+}
+
+/// `steps` steps on a volume of `size` bytes.
+pub fn draw(seed: u64, steps: usize, size: usize) -> Vec<Step> {
+    let rng = &mut Rng::new(seed);
+    (0..steps).map(|_| draw_step(rng, size)).collect()
+}
+
+fn draw_step(rng: &mut Rng, size: usize) -> Step {
+    match rng.below(100) {
+        0..=44 => {
+            let (offset, bytes) = draw_range(rng, size, 80 << 10);
+            Step::Write { offset, content: Content { bytes, seed: rng.number() } }
+        }
+        45..=54 => {
+            let (offset, bytes) = draw_range(rng, size, size);
+            Step::Zero { offset, bytes, trim: rng.chance(50) }
+        }
+        55..=57 => Step::Control { number: rng.below(1000) },
+        58..=75 => Step::Commit { all: rng.chance(60), seed: rng.number() },
+        76..=83 => Step::Flush,
+        84..=88 => Step::SyncTo,
+        89..=92 => Step::Look { seed: rng.number() },
+        93..=95 => {
+            let minutes = rng.between(1, 90) as i64;
+            let by_ns = if rng.chance(30) { -300_000_000 } else { minutes * 60_000_000_000 };
+            Step::StepClock { by_ns: if rng.chance(50) { by_ns } else { -by_ns } }
+        }
+        _ => Step::Reopen,
+    }
+}
+
+/// Sizes from one byte up, mostly small; offsets on pages, sectors and bytes.
+fn draw_range(rng: &mut Rng, size: usize, most: usize) -> (usize, usize) {
+    let grain = [4096, 512, 512, 1][rng.below(4) as usize];
+    let bytes = match rng.below(10) {
+        0 => rng.between(1, most as u64),
+        1 | 2 => rng.between(1, 16 << 10),
+        3 => rng.between(1, 600),
+        4 => 512,
+        _ => 4096,
+    } as usize;
+    let bytes = if grain == 1 { bytes } else { bytes.div_ceil(grain) * grain };
+    let bytes = bytes.min(most).min(size);
+    // A quarter of the traffic meets in a few sectors, so that records overlap in every way.
+    let end = if rng.chance(25) { (size - bytes).min(8192) } else { size - bytes };
+    let offset = rng.below(end as u64 + 1) as usize / grain * grain;
+    (offset, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_step_is_drawn_and_fits() {
+        let size = 100 << 10;
+        let steps = draw(1, 2000, size);
+        assert_eq!(steps, draw(1, 2000, size));
+        let mut kinds = std::collections::BTreeSet::new();
+        for step in &steps {
+            kinds.insert(format!("{step:?}").split([' ', '{']).next().unwrap().to_string());
+            if let Step::Write { offset, content: Content { bytes, .. } } | Step::Zero { offset, bytes, .. } = step {
+                assert!(*bytes > 0 && offset + bytes <= size);
+            }
+        }
+        assert_eq!(kinds.len(), 9, "{kinds:?}");
+        let unaligned = |s: &&Step| matches!(s, Step::Write { offset, .. } if offset % 512 != 0);
+        let large = |s: &&Step| matches!(s, Step::Write { content, .. } if content.bytes > 64 << 10);
+        assert!(steps.iter().filter(unaligned).count() > 20 && steps.iter().filter(large).count() > 5);
+    }
+}
