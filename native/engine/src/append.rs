@@ -140,7 +140,7 @@ impl Volume {
             return Err(Error::new(Kind::NoSpace, "there is no spare segment"));
         };
         if writer.has_news(self.durability.known()) {
-            if let Err(error) = writer.append(&mut [], first.lsn, self.durability.known()) {
+            if let Err(error) = self.append_empty(writer, first.lsn) {
                 *self.spare.lock() = Some(next);
                 return Err(error);
             }
@@ -151,6 +151,13 @@ impl Volume {
         let ended = Ended::of(writer);
         *writer = Writer::new(next, self.facts.nonce, writer.previous_lsn, first.clock_epoch);
         self.after_roll(ended)
+    }
+
+    /// Writes echoes and the LSN known durable, without a record.
+    pub(crate) fn append_empty(&self, writer: &mut Writer, next_lsn: u64) -> Result<()> {
+        let meta = writer.append(&mut [], next_lsn, self.durability.known())?;
+        self.index.note(&meta);
+        Ok(())
     }
 
     /// The content of one sector as the records before left it.

@@ -19,9 +19,11 @@ pub mod options;
 pub mod origin;
 mod read;
 mod request;
+pub mod restore;
 mod ring;
 pub mod storage;
 pub mod units;
+pub mod verify;
 pub mod view;
 pub mod volume;
 

@@ -124,7 +124,7 @@ impl Volume {
         let result = match self.writer.lock().as_mut() {
             Some(writer) if writer.has_news(self.durability.known()) => {
                 let next = self.ring.published() + 1;
-                writer.append(&mut [], next.max(writer.previous_lsn + 1), self.durability.known()).map(drop)
+                self.append_empty(writer, next.max(writer.previous_lsn + 1))
             }
             _ => Ok(()),
         };
@@ -152,7 +152,7 @@ impl Volume {
             return Ok(());
         };
         if writer.has_news(self.durability.known()) {
-            writer.append(&mut [], self.ring.published() + 1, self.durability.known())?;
+            self.append_empty(&mut writer, self.ring.published() + 1)?;
         }
         self.index.rotate(0, 0);
         if writer.entries > 0 {

@@ -162,10 +162,6 @@ impl Ring {
         self.changed.notify_all();
     }
 
-    pub fn closed(&self) -> Option<Error> {
-        self.state.lock().closed.clone()
-    }
-
     /// (next LSN, last stamp, clock epoch).
     pub fn clock(&self) -> (u64, u64, u32) {
         let state = self.state.lock();

@@ -153,6 +153,11 @@ impl Index {
         self.evict(inner);
     }
 
+    /// Remembers what an empty batch of the active segment says.
+    pub fn note(&self, meta: &Meta) {
+        self.inner.lock().active.push(meta, u64::MAX, &mut std::iter::empty());
+    }
+
     /// LSNs that the ring gave away and the journal will never hold are passed over.
     pub fn pass_over(&self, published: u64) {
         let mut inner = self.inner.lock();

@@ -86,6 +86,11 @@ pub fn recover(open: Vec<OpenSegment>, last_lsn: u64, volume: &Volume) -> Result
 
 /// The records of a sealed segment, from its batches.
 pub fn sealed_table(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -> Result<Memtable> {
+    sealed_walk(segment, item, volume).map(|(table, _, _)| table)
+}
+
+/// The records of a sealed segment, the offset of its tail, and what was scanned.
+pub fn sealed_walk(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -> Result<(Memtable, u64, Scan)> {
     let scan = scan(segment, Some(item.footer_offset))?;
     let mut walk = Walk {
         table: Memtable::new(segment.id.0),
@@ -103,7 +108,7 @@ pub fn sealed_table(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) 
     if walk.last_lsn < item.last_lsn.0 {
         walk.table.push_lost(walk.last_lsn + 1, volume.sectors);
     }
-    Ok(walk.table)
+    Ok((walk.table, walk.tail_offset, scan))
 }
 
 /// The records of batches that begin in `range`, for their stamps only; None where they are not all there.
