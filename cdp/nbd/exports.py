@@ -49,13 +49,16 @@ class Exports(Protocol):
     """The server's names. Both methods may wait; many handshakes call them at once."""
 
     async def names(self) -> list[tuple[str, str]]:
-        """(name, description or "") of every export that NBD_OPT_LIST shows, in the order shown."""
+        """(name, description or "") of every export that NBD_OPT_LIST shows, in the order shown.
+
+        Only names that `open` takes: `nbdinfo --list` and `qemu-nbd --list` ask about each and give up at the first that is refused.
+        """
 
     async def open(self, name: str) -> Export:
         """Opens an export for one session, or for the time of one NBD_OPT_INFO.
 
         `name` is valid UTF-8 without NUL, at most 4096 bytes; "" is the default export, refused unless there is exactly one volume.
-        An error's sentence is sent to the client.
+        An error's sentence is sent to the client. The handshake's time limit cancels the call: nothing may stay open then.
 
         Errors (`cdp.errors`): NotFound for a name or an instant that does not exist; Invalid for a name that cannot be one;
         Busy, Closed, Corrupt, Io, NoSpace, Poisoned as they come. Anything that is not a CdpError is a bug: the client

@@ -11,6 +11,9 @@ from typing import Any
 from tests.rig.cdp import ROOT
 from tests.rig.process import ProgramFailed, run
 
+NBDINFO_NO = 2
+"""nbdinfo's exit code for no; every other but 0 is a failure."""
+
 
 def nbdcopy(source: str | Path, target: str | Path, *, connections: int = 4) -> None:
     """Copies one way; either side may be a URI. Ends with a flush of the target."""
@@ -31,13 +34,10 @@ def nbd_is(property_: str, uri: str) -> bool:
 
 
 def _said_yes(question: str, what: str, uri: str) -> bool:
-    # nbdinfo says no with 2; everything else is a failure.
-    try:
-        run("nbdinfo", question, what, uri)
-    except ProgramFailed:
-        run("nbdinfo", question, what, uri, exit_code=2)
-        return False
-    return True
+    done = run("nbdinfo", question, what, uri, exit_code=None)
+    if done.returncode not in (0, NBDINFO_NO):
+        raise ProgramFailed(f"nbdinfo {question} {what} {uri}: {done.stderr}")
+    return done.returncode == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,15 @@ class Daemon:
         command = [*CDP, "serve", "--store", str(self.store), *listen, "--ready-fd", str(told), *self._options]
         try:
             with self.log_path.open("ab") as log:
+                # A session of its own: Ctrl-C on the terminal ends the test, and the test ends the daemon.
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[told], env=environment()
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[told],
+                    env=environment(),
+                    start_new_session=True,
                 )
             os.close(told)
             told = -1

@@ -18,12 +18,12 @@ class ProgramFailed(AssertionError):
 
 def run(
     *command: str | Path,
-    exit_code: int = 0,
+    exit_code: int | None = 0,
     env: Mapping[str, str] | None = None,
     seconds: float = SECONDS_MAX,
     stdin: bytes = b"",
 ) -> subprocess.CompletedProcess[str]:
-    """Runs to the end and returns output and errors as text. ProgramFailed if the exit code is not `exit_code`."""
+    """Runs to the end and returns output and errors as text. ProgramFailed if the exit code is not `exit_code` (None: any will do)."""
     words = [str(word) for word in command]
     try:
         done = subprocess.run(words, input=stdin, capture_output=True, timeout=seconds, env=env, check=False)
@@ -31,7 +31,7 @@ def run(
         raise ProgramFailed(
             _report(words, f"still running after {seconds} s", expired.stdout, expired.stderr)
         ) from None
-    if done.returncode != exit_code:
+    if exit_code is not None and done.returncode != exit_code:
         raise ProgramFailed(_report(words, f"exit code {done.returncode}, not {exit_code}", done.stdout, done.stderr))
     return subprocess.CompletedProcess(words, done.returncode, _text(done.stdout), _text(done.stderr))
 

@@ -438,6 +438,18 @@ def test_a_flood_of_bytes_ends_the_connection_at_the_header() -> None:
     assert event == End("more than 100 bytes of options")
 
 
+def test_every_limit_itself_is_still_allowed() -> None:
+    sent = option(77, bytes(10)) + option(77, bytes(4))
+    limits = Limits(option_bytes_max=10, options_max=2, input_bytes_max=len(sent))
+    out, event = converse(Handshake(limits), [client_flags() + sent])
+    assert kinds(replies(out[len(GREETING) :])) == [(77, UNSUP)] * 2
+    assert event == NeedBytes()
+    machine = Handshake(limits)
+    machine.receive(client_flags() + option(77, bytes(10))[:-1])
+    assert machine.next_event() == NeedBytes()
+    assert machine.state is State.OPTIONS, "not too long: it is waited for, not passed over"
+
+
 def test_what_is_kept_of_a_long_option_is_bounded() -> None:
     machine = Handshake()
     machine.receive(client_flags() + option(GO, length=3 << 20))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -168,13 +169,13 @@ async def hung_up(stream: trio.SocketStream) -> bool:
 
 
 @asynccontextmanager
-async def site(folder: Any, **limits: Any) -> AsyncIterator[Site]:
+async def site(folder: Any, exports: Disks | None = None, **limits: Any) -> AsyncIterator[Site]:
     path = str(folder / "nbd.sock")
     unix = trio.socket.socket(socket.AF_UNIX)
     await unix.bind(path)
     unix.listen()
     (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    disks, sessions = Disks(), Sessions()
+    disks, sessions = exports or Disks(), Sessions()
     listeners = [trio.SocketListener(unix), tcp]
     async with trio.open_nursery() as nursery:
         serve = partial(server.serve, listeners, disks, cast(Any, sessions), **limits)
@@ -355,6 +356,59 @@ def test_a_newcomer_displaces_the_oldest_idle_handshake(folder: Any) -> None:
             await answers(client)
 
     on(folder, test, handshakes_max=2)
+
+
+def test_a_handshake_that_was_answered_is_idle_again(folder: Any) -> None:
+    async def test(here: Site) -> None:
+        first = await here.connect()
+        await first.send_all(client_flags() + option(INFO, info("disk")))
+        await answers(first)
+        await here.connect()
+        assert await hung_up(first)
+        assert here.disks.opened[0].released == 1
+
+    on(folder, test, handshakes_max=1)
+
+
+def test_newcomers_at_once_displace_one_each(folder: Any) -> None:
+    async def test(here: Site) -> None:
+        idle = [await here.connect(), await here.connect()]
+        with socket.socket(socket.AF_UNIX) as one, socket.socket() as other:
+            # Blocking calls: both are in their backlogs before the server's tasks get to run.
+            one.connect(here.path)
+            other.connect(here.tcp)
+            assert [await hung_up(client) for client in idle] == [True, True]
+
+    on(folder, test, handshakes_max=2)
+
+
+def test_a_client_that_resets_its_connection_is_no_error(folder: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(here: Site) -> None:
+        client = await here.connect(tcp=True)
+        await client.send_all(client_flags() + option(INFO, info("disk")))
+        await answers(client)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await client.aclose()
+        await wait_all_tasks_blocked()
+        assert here.disks.opened[0].released == 1
+
+    on(folder, test)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_stopping_shuts_out_who_waits_for_a_slot(folder: Any) -> None:
+    async def main() -> None:
+        async with site(folder, handshakes_max=1) as here:
+            first = await here.connect()
+            await first.send_all(client_flags() + option(INFO, info("slow")))
+            await here.disks.waiting.wait()
+            second = await trio.open_unix_socket(here.path)
+            await wait_all_tasks_blocked()
+        assert await hung_up(first)
+        assert await hung_up(second)
+        assert here.disks.opened == []
+
+    trio.run(main)
 
 
 def test_a_handshake_that_waits_for_us_is_not_displaced(folder: Any) -> None:

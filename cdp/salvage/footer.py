@@ -1,0 +1,141 @@
+"""A sealed segment's footer against the segment's own batches (docs/format.md, "Footer").
+
+The footer is a pure function of the batches whose records count: each of its parts is computed again from them and
+compared with what is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cdp.salvage import sections
+from cdp.salvage.batch import DATA, KIND_NAMES
+from cdp.salvage.expected import Expected, expected_footer
+from cdp.salvage.files import PAGE
+from cdp.salvage.history import History
+from cdp.salvage.index import Block, IndexFile, Trailer
+from cdp.salvage.manifest import SegmentItem
+from cdp.salvage.recovery import Journal, Lost
+from cdp.salvage.report import Report
+from cdp.salvage.run import NARROW_SECTORS_MAX, RunEntry
+from cdp.salvage.segment import Segment
+
+
+def check_footer(segment: Segment, journal: Journal, history: History, report: Report) -> None:
+    """Reads the whole footer of a sealed segment and compares it with the batches."""
+    if segment.file is None:
+        return
+    item = segment.item
+    index = IndexFile(segment.file, segment.nonce, report, item.id, "footer: ")
+    if segment.file.size != item.file_bytes:
+        index.complain(f"the file has {segment.file.size} bytes, the manifest says {item.file_bytes}")
+    expected = expected_footer(segment, journal, history)
+    _compare_item(index, segment, expected)
+    trailer = index.trailer(b"CDPFOOT1")
+    if trailer is None:
+        return
+    _compare_trailer(index, item, trailer)
+    blocks = index.blocks(trailer.index_offset, trailer.narrow_blocks + trailer.wide_blocks)
+    _compare_run(index, trailer, blocks, expected)
+    stored = index.sections(trailer.sections_offset, trailer.section_count)
+    index.zeros(trailer.index_offset + PAGE * len(blocks), trailer.sections_offset)
+    index.zeros(stored.end, index.end)
+    index.fences(stored.bodies.get(b"FENC"), blocks)
+    _compare_sections(index, stored.bodies, item, expected)
+
+
+def _compare_item(index: IndexFile, segment: Segment, expected: Expected) -> None:
+    item, first, last = segment.item, expected.first, expected.last
+    if expected.lost or first is None or last is None:
+        return
+    for what, said, found in (
+        ("number of entries", item.entries, expected.entries),
+        ("first LSN", item.first_lsn, first.lsn),
+        ("last LSN", item.last_lsn, last.lsn),
+        ("first stamp", item.first_stamp, first.stamp),
+        ("last stamp", item.last_stamp, last.stamp),
+        ("clock epoch", item.clock_epoch, segment.batches[0].clock_epoch),
+    ):
+        if said != found:
+            index.complain(f"the manifest says {what} {said}, the batches {found}")
+
+
+def _compare_trailer(index: IndexFile, item: SegmentItem, trailer: Trailer) -> None:
+    for what, said, found in (
+        ("footer offset", item.footer_offset, trailer.index_offset),
+        ("first LSN", item.first_lsn, trailer.first_lsn),
+        ("last LSN", item.last_lsn, trailer.last_lsn),
+        ("first stamp", item.first_stamp, trailer.first_stamp),
+        ("last stamp", item.last_stamp, trailer.last_stamp),
+        ("clock epoch", item.clock_epoch, trailer.clock_epoch),
+    ):
+        if said != found:
+            index.complain(f"the manifest says {what} {said}, the trailer {found}")
+
+
+def _compare_run(index: IndexFile, trailer: Trailer, blocks: list[Block], expected: Expected) -> None:
+    narrow, wide = blocks[: trailer.narrow_blocks], blocks[trailer.narrow_blocks :]
+    total = 0
+    for name, part, is_wide in (("narrow", narrow, False), ("wide", wide, True)):
+        found = [entry for block in part for entry in block or ()]
+        total += len(found)
+        if any(block is None for block in part):
+            continue
+        wanted = [entry for entry in expected.run if (entry.sectors > NARROW_SECTORS_MAX) == is_wide]
+        if difference := _difference(_known(found, expected.lost), _known(wanted, expected.lost)):
+            index.complain(f"{name} entries: {difference}")
+    if all(blocks) and total != trailer.run_entries:
+        index.complain(f"the trailer says {trailer.run_entries} entries in the run, there are {total}")
+
+
+def _known(entries: list[RunEntry], lost: list[Lost]) -> list[RunEntry]:
+    return [e for e in entries if not any(gap.first_lsn <= e.lsn <= gap.last_lsn for gap in lost)]
+
+
+def _difference(found: list[RunEntry], wanted: list[RunEntry]) -> str:
+    for number, (one, other) in enumerate(zip(found, wanted, strict=False)):
+        if one != other:
+            return f"number {number} is {_show(one)}, the batches say {_show(other)}"
+    return "" if len(found) == len(wanted) else f"{len(found)} stored, the batches say {len(wanted)}"
+
+
+def _show(entry: RunEntry) -> str:
+    place = f", {entry.stored} bytes at {entry.offset}" if entry.kind == DATA else ""
+    sliced = f", {entry.skip} skipped of {entry.whole}" if (entry.skip, entry.whole) != (0, entry.sectors) else ""
+    where = f"{KIND_NAMES[entry.kind]} {entry.start}..{entry.end} of LSN {entry.lsn}"
+    return f"{where}, table index {entry.segment_index}{place}{sliced}"
+
+
+def _compare_sections(index: IndexFile, stored: dict[bytes, bytes], item: SegmentItem, expected: Expected) -> None:
+    for tag, decode, wanted in _wanted(item, expected):
+        name = tag.decode()
+        if tag not in stored:
+            if wanted:
+                index.complain(f"there is no section {name}")
+            continue
+        try:
+            found = decode(stored[tag])
+        except ValueError as error:
+            index.complain(f"{name}: {error}")
+            continue
+        if found != wanted:
+            index.complain(f"{name} is not what the batches say: {_first_difference(found, wanted)}")
+
+
+def _wanted(item: SegmentItem, expected: Expected) -> Iterator[tuple[bytes, Callable[[bytes], list[Any]], list[Any]]]:
+    yield b"SEGS", sections.words, [item.id]
+    if expected.lost:
+        return
+    yield b"CTRL", sections.controls, expected.controls
+    yield b"STMP", lambda body: sections.rows(body, "<QQQ"), expected.stamps
+    yield b"FLSH", sections.ascending, expected.flush_points
+    minutes = [(minute, *row) for minute, row in sorted(expected.minutes.items())]
+    yield b"STAT", lambda body: sections.rows(body, "<QQQQQ"), minutes
+
+
+def _first_difference(found: list[Any], wanted: list[Any]) -> str:
+    for one, other in zip(found, wanted, strict=False):
+        if one != other:
+            return f"{one} where {other} belongs"
+    return f"{len(found)} items where {len(wanted)} belong"

@@ -1,0 +1,196 @@
+"""Which records count (docs/format.md, "Recovery of open segments", "The state at an LSN"), decided in memory.
+
+Records come in the order of their LSNs, each batch linked to the record before it. In sealed segments, and at or below
+the LSN known durable, a broken link or a missing record is damage and reading goes on behind it; above, it is a torn
+tail, and everything from that LSN on does not count. The writer comes to the same result when it opens the volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cdp.salvage.batch import DAMAGED, Batch, Entry, PayloadError, checked_payload
+from cdp.salvage.catalog import SECTORS_MAX
+from cdp.salvage.report import Report
+from cdp.salvage.segment import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A batch whose records up to `last_lsn` count."""
+
+    segment: Segment
+    batch: Batch
+    last_lsn: int
+
+    def entries(self) -> Iterator[Entry]:
+        """The entries that count, in the order of their LSNs."""
+        for entry in self.segment.entries(self.batch):
+            if entry.lsn > self.last_lsn:
+                return
+            yield entry
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Records of which no copy is left, at LSNs in first..last: nothing is known of any sector until covered again."""
+
+    segment: Segment
+    first_lsn: int
+    last_lsn: int
+
+    def entry(self, stamp: int) -> Entry:
+        """A *damaged* entry for the whole address space, because a lost record may also have grown the volume."""
+        return Entry(self.first_lsn, stamp, DAMAGED, 0, SECTORS_MAX, 0, 0, self.segment.item.id)
+
+
+@dataclass(slots=True)
+class Journal:
+    """The records that count, in the order of their LSNs. `cut_lsn`: where a torn tail was cut, else None."""
+
+    segments: dict[int, Segment]
+    pieces: list[Kept | Lost] = field(default_factory=list)
+    durable_lsn: int = 0
+    cut_lsn: int | None = None
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry that counts; those of one record one behind the other."""
+        stamp = 0
+        for piece in self.pieces:
+            if isinstance(piece, Lost):
+                yield piece.entry(stamp)
+                continue
+            for entry in piece.entries():
+                stamp = entry.stamp
+                yield entry
+
+
+def recover(segments: list[Segment], clean_next_lsn: int | None, report: Report) -> Journal:
+    """Walks scanned segments; `clean_next_lsn` is the next LSN that a cleanly stopped writer left, else None."""
+    sealed = sorted((s for s in segments if s.item.sealed), key=_sealed_order)
+    unsealed = sorted((s for s in segments if not s.item.sealed), key=lambda s: s.item.id)
+    walk = _Walk(Journal({s.item.id: s for s in segments}), report)
+    for segment in sealed:
+        walk.sealed(segment)
+    noted = max((b.durable_lsn for s in unsealed for b in s.batches), default=0)
+    walk.journal.durable_lsn = max(noted, walk.last_lsn, (clean_next_lsn or 1) - 1)
+    for segment in unsealed:
+        _report_troubles(segment, walk.journal.durable_lsn, clean_next_lsn is not None, report)
+    for segment in unsealed:
+        if not walk.open(segment):
+            break
+    if unsealed and walk.journal.cut_lsn is None and noted > walk.reach:
+        walk.lose(unsealed[-1], noted)
+    return walk.journal
+
+
+def _sealed_order(segment: Segment) -> tuple[int, int, int]:
+    return segment.item.previous_lsn, segment.item.first_lsn, segment.item.id
+
+
+def _report_troubles(segment: Segment, durable_lsn: int, clean: bool, report: Report) -> None:
+    for trouble in segment.troubles:
+        if segment.item.sealed:
+            if trouble.lsn <= segment.item.last_lsn:
+                report.damage(segment.name, trouble.text, segment=segment.item.id, lsn=trouble.lsn)
+        elif clean or trouble.open_lsn <= durable_lsn:
+            report.damage(segment.name, trouble.text, segment=segment.item.id, lsn=trouble.lsn)
+        else:
+            report.note(segment.name, trouble.text, segment=segment.item.id, lsn=trouble.lsn)
+
+
+class _Walk:
+    """`last_lsn` is the last record so far. Up to `reach` every LSN is accounted for: read, lost or never used."""
+
+    def __init__(self, journal: Journal, report: Report) -> None:
+        self.journal = journal
+        self.last_lsn = 0
+        self.reach = 0
+        self._report = report
+
+    def sealed(self, segment: Segment) -> None:
+        """Takes a sealed segment: its records up to the last LSN that the manifest gives."""
+        item = segment.item
+        _report_troubles(segment, item.last_lsn, True, self._report)
+        self.journal.durable_lsn = max(self.journal.durable_lsn, item.last_lsn)
+        self._close_gap(segment, item.previous_lsn)
+        for batch in segment.batches:
+            if batch.first_lsn > item.last_lsn and (batch.entry_count or batch.previous_lsn != item.last_lsn):
+                break  # what a recovery cut stays in the file
+            if self._in_order(segment, batch):
+                self._close_gap(segment, batch.previous_lsn)
+                self._keep(segment, batch, item.last_lsn)
+        self._close_gap(segment, item.last_lsn)
+
+    def open(self, segment: Segment) -> bool:
+        """Takes an open segment; False where its tail is torn, and with it the journal's."""
+        durable = self.journal.durable_lsn
+        for batch in segment.batches:
+            if batch.previous_lsn > self.last_lsn:
+                if self.reach < durable:
+                    self.lose(segment, min(batch.previous_lsn, durable))
+                if batch.previous_lsn > durable:
+                    return self._cut(segment, self.reach + 1, "a record before the next batch is missing")
+            if not self._in_order(segment, batch):
+                if batch.entry_count and batch.first_lsn > durable:
+                    return self._cut(segment, batch.first_lsn, "the batch does not follow the record before it")
+                continue
+            bad = self._first_bad(segment, batch)
+            if bad is not None:
+                if bad.lsn > batch.first_lsn:
+                    self._keep(segment, batch, bad.lsn - 1)
+                return self._cut(segment, bad.lsn, f"the payload at {bad.offset} is incomplete")
+            self._keep(segment, batch, segment.last_lsn(batch))
+        return True
+
+    def lose(self, segment: Segment, last_lsn: int) -> None:
+        """The records behind `reach` up to `last_lsn` are lost."""
+        lost = Lost(segment, self.reach + 1, last_lsn)
+        self._report.damage(
+            segment.name,
+            f"records up to LSN {last_lsn} are lost, of which no copy is left: nothing is known of the whole volume",
+            segment=segment.item.id,
+            lsn=lost.first_lsn,
+        )
+        self.journal.pieces.append(lost)
+        self.last_lsn = self.reach = last_lsn
+
+    def _close_gap(self, segment: Segment, previous_lsn: int) -> None:
+        if previous_lsn > self.reach:
+            self.lose(segment, previous_lsn)
+
+    def _in_order(self, segment: Segment, batch: Batch) -> bool:
+        if batch.previous_lsn >= self.last_lsn and batch.first_lsn > self.last_lsn:
+            return True
+        if batch.entry_count and batch.first_lsn <= self.journal.durable_lsn:
+            self._report.damage(
+                segment.name,
+                f"batch at {batch.offset} follows LSN {batch.previous_lsn}, not {self.last_lsn}: left out",
+                segment=segment.item.id,
+                lsn=batch.first_lsn,
+            )
+        return False
+
+    def _first_bad(self, segment: Segment, batch: Batch) -> Entry | None:
+        if segment.file is None or segment.last_lsn(batch) <= self.journal.durable_lsn:
+            return None
+        for entry in segment.entries(batch):
+            if entry.lsn > self.journal.durable_lsn and entry.stored:
+                try:
+                    checked_payload(segment.file, segment.nonce, entry)
+                except PayloadError:
+                    return entry
+        return None
+
+    def _keep(self, segment: Segment, batch: Batch, last_lsn: int) -> None:
+        kept = min(last_lsn, segment.last_lsn(batch))
+        if kept >= batch.first_lsn:
+            self.journal.pieces.append(Kept(segment, batch, kept))
+            self.last_lsn = kept
+        self.reach = max(self.reach, self.last_lsn, batch.first_lsn - 1)
+
+    def _cut(self, segment: Segment, lsn: int, why: str) -> bool:
+        self.journal.cut_lsn = lsn
+        self._report.note(segment.name, f"torn tail, cut from LSN {lsn} on: {why}", segment=segment.item.id, lsn=lsn)
+        return False

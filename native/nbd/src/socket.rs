@@ -1,0 +1,71 @@
+//! A session's stream of bytes. The one place where TLS would stand between session and socket.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use crate::sys;
+
+/// The longest wait of one receive that may wait; the kernel rounds it up to its tick.
+const LINGER: Duration = Duration::from_millis(1);
+
+pub(crate) struct Socket(OwnedFd);
+
+/// What a receive brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Got {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+fn got(result: io::Result<usize>) -> io::Result<Got> {
+    match result {
+        Ok(0) => Ok(Got::End),
+        Ok(bytes) => Ok(Got::Bytes(bytes)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Got::Nothing),
+            _ => Err(error),
+        },
+    }
+}
+
+impl Socket {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Socket> {
+        sys::prepare(fd.as_fd(), LINGER)?;
+        Ok(Socket(fd))
+    }
+
+    /// Receives into a buffer that is not empty. With `wait`, for a short while if nothing is there.
+    pub(crate) fn receive(&self, buffer: &mut [u8], wait: bool) -> io::Result<Got> {
+        got(sys::receive(self.0.as_fd(), buffer, wait))
+    }
+
+    /// Receives onto the end of a buffer that is shorter than `limit`.
+    pub(crate) fn receive_more(&self, buffer: &mut Vec<u8>, limit: usize, wait: bool) -> io::Result<Got> {
+        got(sys::receive_more(self.0.as_fd(), buffer, limit, wait))
+    }
+
+    /// Sends what can be sent without waiting; 0 if that is nothing.
+    pub(crate) fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match sys::send(self.0.as_fd(), slices) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+            other => other,
+        }
+    }
+
+    /// No more is received; who waits for it wakes up.
+    pub(crate) fn stop_receiving(&self) {
+        sys::shut(self.0.as_fd(), false);
+    }
+
+    pub(crate) fn shut(&self) {
+        sys::shut(self.0.as_fd(), true);
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

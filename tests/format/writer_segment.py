@@ -1,0 +1,357 @@
+"""Writes segments and their footers, from docs/format.md alone. Shares no code with any reader.
+
+Bytes that mean nothing are written as 0xA5, so that a reader that looks at them fails a test.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, field
+
+import crcmod.predefined
+import lz4.block
+
+PAGE = 4096
+SECTOR = 512
+DATA, ZERO, TRIM, VOID, CONTROL, DAMAGED = 1, 2, 3, 4, 5, 6
+MEANINGLESS = b"\xa5"
+NARROW_SECTORS_MAX = 8192
+
+_crc = crcmod.predefined.mkCrcFun("crc-32c")
+
+
+def crc(*parts: bytes) -> int:
+    """crc(a ‖ b ‖ …)."""
+    return int(_crc(b"".join(parts)))
+
+
+def u64(value: int) -> bytes:
+    return struct.pack("<Q", value)
+
+
+def round_up(value: int, grain: int) -> int:
+    return (value + grain - 1) // grain * grain
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One entry of a record to be written. `content` for data, `fields` for control."""
+
+    kind: int
+    start: int = 0
+    sectors: int = 0
+    content: bytes = b""
+    fields: dict[str, object] | None = None
+
+
+def data(start: int, content: bytes) -> Part:
+    return Part(DATA, start, len(content) // SECTOR, content)
+
+
+def zero(start: int, sectors: int) -> Part:
+    return Part(ZERO, start, sectors)
+
+
+def trim(start: int, sectors: int) -> Part:
+    return Part(TRIM, start, sectors)
+
+
+def control(**fields: object) -> Part:
+    return Part(CONTROL, fields=fields)
+
+
+VOID_PART = Part(VOID)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One request: its stamp in ns and its entries."""
+
+    stamp: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An entry where it was written."""
+
+    lsn: int
+    stamp: int
+    kind: int
+    start: int
+    sectors: int
+    offset: int
+    stored: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class PlacedBatch:
+    """A batch where it was written; `copied` is its header and directory."""
+
+    offset: int
+    first_lsn: int
+    base_stamp: int
+    durable_lsn: int
+    flags: int
+    copied: bytes
+    end: int
+    entries: tuple[Placed, ...]
+
+
+@dataclass
+class SegmentWriter:
+    """One segment in memory; `data` is its file."""
+
+    volume: bytes
+    id: int
+    nonce: int
+    epoch: int
+    created: int
+    previous_lsn: int
+    clock_epoch: int = 0
+    data: bytearray = field(default_factory=bytearray)
+    batches: list[PlacedBatch] = field(default_factory=list)
+    unechoed: list[PlacedBatch] = field(default_factory=list)
+    last_lsn: int = -1
+    footer_offset: int = 0
+
+    def __post_init__(self) -> None:
+        self.data += file_header(b"CDPSEG01", self.volume, self.id, self.nonce, self.epoch, self.created)
+        self.last_lsn = self.previous_lsn
+
+    def append(
+        self, first_lsn: int, records: list[Record], durable_lsn: int, *, flush: bool = False, fresh: bool = False
+    ) -> None:
+        """Appends a batch, on a fresh page after a sync."""
+        offset = round_up(len(self.data), PAGE if fresh else 64)
+        self.data += MEANINGLESS * (offset - len(self.data))
+        echoed = [b for b in self.unechoed if (b.offset + len(b.copied) - 1) // PAGE < offset // PAGE]
+        self.unechoed = [b for b in self.unechoed if b not in echoed]
+        echo = b"".join(b.copied for b in echoed)
+        base = min((r.stamp for r in records), default=self.created)
+        count = sum(len(r.parts) for r in records)
+        at = offset + 64 + 20 * count + len(echo)
+        directory = bytearray()
+        placed = []
+        for lsn, record in enumerate(records, first_lsn):
+            for number, part in enumerate(record.parts):
+                payload = self._payload(part, lsn)
+                placed.append(Placed(lsn, record.stamp, part.kind, part.start, part.sectors, at, len(payload), payload))
+                directory += part.start.to_bytes(6, "little") + part.sectors.to_bytes(6, "little")
+                directory.append(part.kind | (0x80 if number else 0))
+                directory += len(payload).to_bytes(3, "little") + (record.stamp - base).to_bytes(4, "little")
+                at += len(payload)
+        payloads = b"".join(p.payload for p in placed)
+        fixed = struct.pack(
+            "<QQQQIIIIII",
+            first_lsn, self.last_lsn, base, durable_lsn, offset, count, len(echo), len(payloads), self.clock_epoch, int(flush),
+        )  # fmt: skip
+        header = b"CDPB" + struct.pack("<I", crc(fixed, bytes(directory), u64(self.nonce))) + fixed
+        copied = header + bytes(directory)
+        self.data += copied + echo + payloads
+        batch = PlacedBatch(offset, first_lsn, base, durable_lsn, int(flush), copied, len(self.data), tuple(placed))
+        self.batches.append(batch)
+        self.unechoed.append(batch)
+        if records:
+            self.last_lsn = first_lsn + len(records) - 1
+
+    def _payload(self, part: Part, lsn: int) -> bytes:
+        if part.kind == CONTROL:
+            stored = json.dumps(part.fields).encode()
+        elif part.kind == DATA:
+            packed = lz4.block.compress(part.content, store_size=False)
+            stored = packed if len(packed) < len(part.content) else part.content
+        else:
+            return b""
+        return struct.pack("<I", crc(stored, u64(self.nonce), u64(lsn), u64(part.start))) + stored
+
+    def entries(self, last_lsn: int) -> list[Placed]:
+        """The entries up to an LSN."""
+        return [entry for batch in self.batches for entry in batch.entries if entry.lsn <= last_lsn]
+
+    def seal(self, last_lsn: int | None = None) -> dict[str, int]:
+        """Writes the footer and returns the fields of the manifest's item.
+
+        With `last_lsn`, what recovery does: records behind it do not count, batches are put back from their echoes, and
+        the footer follows the last batch that counts.
+        """
+        if last_lsn is not None:
+            kept = [batch.end for batch in self.batches if batch.entries and batch.first_lsn <= last_lsn]
+            del self.data[max(kept, default=PAGE) :]
+            for batch in self.batches:
+                if batch.end <= len(self.data):  # a batch that only an echo held must not go with the echo
+                    self.data[batch.offset : batch.offset + len(batch.copied)] = batch.copied
+        last_lsn = self.last_lsn if last_lsn is None else last_lsn
+        self.footer_offset = round_up(len(self.data), PAGE)
+        self.data += MEANINGLESS * (self.footer_offset - len(self.data))
+        entries = self.entries(last_lsn)
+        ends = {
+            "clock_epoch": self.clock_epoch,
+            "first_lsn": entries[0].lsn,
+            "last_lsn": entries[-1].lsn,
+            "first_stamp": entries[0].stamp,
+            "last_stamp": entries[-1].stamp,
+        }
+        self.data += self._footer(entries, last_lsn, ends)
+        ends |= {"entries": len(entries), "footer_offset": self.footer_offset}
+        return ends | {"file_bytes": len(self.data), "previous_lsn": self.previous_lsn}
+
+    def _footer(self, entries: list[Placed], last_lsn: int, ends: dict[str, int]) -> bytes:
+        shown = [RunItem(e.start, e.lsn, e.kind, e.sectors, 0, e.offset, e.stored) for e in entries]
+        shown = [item for item in shown if item.kind not in (VOID, CONTROL)]
+        blocks, narrow = run_blocks(shown, u64(self.nonce))
+        out = b"".join(block for block, _ in blocks)
+        sections_offset = self.footer_offset + len(out)
+        bodies = [
+            (b"SEGS", u64(self.id)),
+            (b"FENC", b"".join(fence for _, fence in blocks)),
+            (b"CTRL", controls_body((e.lsn, e.stamp, e.payload[4:]) for e in entries if e.kind == CONTROL)),
+            (b"STMP", self._stamps(last_lsn)),
+            (b"FLSH", self._flush_points(last_lsn)),
+            (b"STAT", _stat(entries)),
+        ]
+        for tag, body in bodies:
+            out = section(out, tag, body, u64(self.nonce))
+        wide = len(blocks) - narrow
+        numbers = (self.footer_offset, narrow, wide, sections_offset, len(bodies), len(shown))
+        return close_index(out, b"CDPFOOT1", u64(self.nonce), Trailer(*numbers, **ends))
+
+    def _stamps(self, last_lsn: int) -> bytes:
+        out = b""
+        seen = listed = 0
+        for batch in self.batches:
+            count = sum(1 for entry in batch.entries if entry.lsn <= last_lsn)
+            if count and (not out or seen - listed >= 256):
+                out += struct.pack("<QQQ", batch.first_lsn, batch.base_stamp, batch.offset)
+                listed = seen
+            seen += count
+        return out
+
+    def _flush_points(self, last_lsn: int) -> bytes:
+        known = [b for b in self.batches if b.first_lsn <= last_lsn + 1 and b.copied in self.data]
+        points = sorted({b.durable_lsn for b in known if b.flags & 1})
+        return b"".join(varint(p - before) for before, p in zip([0, *points], points, strict=False))
+
+
+def file_header(magic: bytes, volume: bytes, number: int, nonce: int, epoch: int, created: int) -> bytes:
+    """Page 0 of a segment or checkpoint."""
+    fixed = struct.pack("<16sIIQQQ", volume, number, 0, nonce, epoch, created).ljust(PAGE - 16, b"\0")
+    return magic + struct.pack("<II", 1, crc(fixed)) + fixed
+
+
+@dataclass(frozen=True)
+class RunItem:
+    """An entry of a run."""
+
+    start: int
+    lsn: int
+    kind: int
+    sectors: int
+    segment_index: int
+    offset: int
+    stored: int
+    skip: int = 0
+    whole: int = 0
+
+
+def run_blocks(items: list[RunItem], nonce: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
+    """Blocks with their fences, narrow ones first, and how many are narrow."""
+    ordered = sorted(items, key=lambda item: (item.start, item.lsn))
+    narrow = _pack_blocks([i for i in ordered if i.sectors <= NARROW_SECTORS_MAX], nonce)
+    wide = _pack_blocks([i for i in ordered if i.sectors > NARROW_SECTORS_MAX], nonce)
+    return narrow + wide, len(narrow)
+
+
+def _pack_blocks(items: list[RunItem], nonce: bytes) -> list[tuple[bytes, bytes]]:
+    blocks = []
+    while items:
+        count = len(items)
+        while len(packed := _encode(items[:count])) > PAGE - 24:
+            count = count * (PAGE - 24) // len(packed) if count > 8 else count - 1
+        part, items = items[:count], items[count:]
+        base = min(item.lsn for item in part)
+        body = struct.pack("<HHQQ", count, 24 + len(packed), part[0].start, base) + packed
+        body = body.ljust(PAGE - 4, b"\0")
+        end = max(item.start + item.sectors for item in part)
+        blocks.append((struct.pack("<I", crc(body, nonce)) + body, struct.pack("<QQQ", part[0].start, end, base)))
+    return blocks
+
+
+def _encode(items: list[RunItem]) -> bytes:
+    base = min(item.lsn for item in items)
+    before = items[0].start
+    out = b""
+    for item in items:
+        sliced = item.kind == DATA and item.whole not in (0, item.sectors)
+        out += varint(item.kind | (0x10 if sliced else 0)) + varint(item.start - before) + varint(item.sectors)
+        out += varint(item.lsn - base) + varint(item.segment_index)
+        if item.kind == DATA:
+            out += varint(item.offset) + varint(item.stored)
+        if sliced:
+            out += varint(item.skip) + varint(item.whole)
+        before = item.start
+    return out
+
+
+def section(out: bytes, tag: bytes, body: bytes, nonce: bytes) -> bytes:
+    """`out` with a section behind it, at a multiple of 8."""
+    out = out.ljust(round_up(len(out), 8), b"\0")
+    return out + tag + struct.pack("<IQ", crc(body, nonce), len(body)) + body
+
+
+def controls_body(controls: Iterable[tuple[int, int, bytes]]) -> bytes:
+    """The body of CTRL."""
+    return b"".join(struct.pack("<QQI", lsn, stamp, len(text)) + text for lsn, stamp, text in controls)
+
+
+@dataclass(frozen=True)
+class Trailer:
+    """The fields of a trailer; what a file does not use is zero."""
+
+    index_offset: int = 0
+    narrow: int = 0
+    wide: int = 0
+    sections_offset: int = 0
+    sections: int = 0
+    entries: int = 0
+    first_lsn: int = 0
+    last_lsn: int = 0
+    first_stamp: int = 0
+    last_stamp: int = 0
+    clock_epoch: int = 0
+
+
+def close_index(out: bytes, magic: bytes, nonce: bytes, trailer: Trailer) -> bytes:
+    """`out`, which begins on a page, padded and with the trailer behind it."""
+    fixed = struct.pack("<QIIQIIQQQQI12x", *astuple(trailer))
+    out = out.ljust(round_up(len(out) + 96, PAGE) - 96, b"\0")
+    return out + magic + struct.pack("<II", 1, crc(fixed, nonce)) + fixed
+
+
+def _stat(entries: list[Placed]) -> bytes:
+    minutes: dict[int, list[int]] = {}
+    before = -1
+    for entry in entries:
+        new, before = entry.lsn != before, entry.lsn
+        if entry.kind in (VOID, CONTROL):
+            continue
+        row = minutes.setdefault(entry.stamp // (60 * 10**9), [0, 0, 0, 0])
+        if entry.kind == DATA:
+            row[0] += new
+            row[2] += entry.sectors * SECTOR
+            row[3] += entry.stored
+        else:
+            row[1] += new
+    return b"".join(struct.pack("<QQQQQ", minute, *row) for minute, row in sorted(minutes.items()))
