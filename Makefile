@@ -59,8 +59,9 @@ test-rust: setup
 test-python: native
 	$(PYTHON) -m pytest -m 'not long' $(PYTEST_ARGS)
 
+# Optimized, but with the assertions that a release build leaves out.
 test-long: native
-	$(CARGO) test $(MANIFEST) --workspace --release --quiet -- --include-ignored
+	CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test $(MANIFEST) --workspace --quiet -- --ignored
 	$(PYTHON) -m pytest -m long $(PYTEST_ARGS)
 
 bench: native

@@ -20,7 +20,7 @@ suite_apt() {
     mkdir -p "$folder"/apt/{lists,cache,state}/partial
     touch "$folder/apt/status"
     echo "$kind [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$folder/apt/sources.list"
-    apt-get -q \
+    apt-get -qq \
         -o Dir::Etc::SourceList="$folder/apt/sources.list" -o Dir::Etc::SourceParts=- \
         -o Dir::State="$folder/apt/state" -o Dir::State::Lists="$folder/apt/lists" -o Dir::State::Status="$folder/apt/status" \
         -o Dir::Cache="$folder/apt/cache" -o APT::Sandbox::User="$(id -un)" "$@"

@@ -1,0 +1,1 @@
+"""The daemon's control API on a Unix socket, and its client."""

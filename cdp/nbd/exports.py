@@ -58,7 +58,7 @@ class Exports(Protocol):
         """Opens an export for one session, or for the time of one NBD_OPT_INFO.
 
         `name` is valid UTF-8 without NUL, at most 4096 bytes; "" is the default export, refused unless there is exactly one volume.
-        An error's sentence is sent to the client.
+        An error's sentence is sent to the client. The handshake's time limit cancels the call: nothing may stay open then.
 
         Errors (`cdp.errors`): NotFound for a name or an instant that does not exist; Invalid for a name that cannot be one;
         Busy, Closed, Corrupt, Io, NoSpace, Poisoned as they come. Anything that is not a CdpError is a bug: the client

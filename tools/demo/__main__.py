@@ -27,6 +27,8 @@ LIFE_SECONDS = 5.0
 EDIT_EVERY = 25
 COPIED_ROUNDS = 3
 NANOSECONDS = 1_000_000_000
+STOPPED = 130
+"""The exit code of a program that Ctrl-C ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +173,12 @@ def main() -> int:
         try:
             with Daemon(folder / "store") as daemon:
                 story(daemon, folder, random.Random())
-        except proof.Unproved as failed:
+        except (proof.Unproved, AssertionError) as failed:
             say(f"  NOT proved: {failed}")
             return 1
+        except KeyboardInterrupt:
+            say("Stopped; cleaned up.")
+            return STOPPED
     say(f"\nDone in {time.monotonic() - began:.0f} s; nothing is left behind.")
     return 0
 

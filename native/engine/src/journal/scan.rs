@@ -56,12 +56,17 @@ pub struct Scan {
 
 /// Reads all batches before `limit` (a sealed segment's footer) or the end of the file.
 pub fn scan(segment: &OpenSegment, limit: Option<u64>) -> Result<Scan> {
+    scan_range(segment, FIRST_BATCH, limit.unwrap_or(u64::MAX))
+}
+
+/// Reads the batches that begin in `start..end`.
+pub fn scan_range(segment: &OpenSegment, start: u64, end: u64) -> Result<Scan> {
     let io = |e: std::io::Error| Error::io("read", &file_name(segment.id), &e);
-    let length = segment.file.len().map_err(io)?.min(limit.unwrap_or(u64::MAX));
+    let length = segment.file.len().map_err(io)?.min(end);
     let mut window = Window::new(&*segment.file);
     let mut scan = Scan::default();
     let mut echoes: BTreeMap<u64, Meta> = BTreeMap::new();
-    let mut at = FIRST_BATCH;
+    let mut at = start;
     while let Some((meta, skipped)) = next_batch(&mut window, at, length, segment.nonce).map_err(io)? {
         if skipped > 0 {
             scan.skipped.push((at, skipped));
@@ -70,7 +75,7 @@ pub fn scan(segment: &OpenSegment, limit: Option<u64>) -> Result<Scan> {
         at = meta.header.next();
         scan.metas.push(meta);
     }
-    stand_in(&mut scan, echoes);
+    stand_in(&mut scan, echoes.into_iter().filter(|&(offset, _)| offset >= start).collect());
     scan.durable_lsn = scan.metas.iter().map(|m| m.header.durable_lsn).max().unwrap_or(0);
     Ok(scan)
 }

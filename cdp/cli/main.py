@@ -1,0 +1,88 @@
+"""`cdp`: the verbs, and what happens to their errors.
+
+Invariants:
+- A `CdpError` is one sentence on standard error and its exit code (cdp/errors.py), never a traceback. Wrong usage is 2, as Invalid is.
+- Starting is cheap: a verb loads what it needs when it runs, and help loads nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from cdp import __version__
+from cdp.cli import accept_origin, bookmark, create, delete, log, rename, restore, serve, show, undelete, verify
+from cdp.cli import list as list_verb
+from cdp.cli.options import WHEN_HELP, StoreOption
+from cdp.errors import CdpError
+
+app = typer.Typer(
+    name="cdp",
+    help="Continuous data protection for block volumes: every write is a recovery point.",
+    epilog=WHEN_HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cdp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    store: StoreOption = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+_VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("create", create.create),
+    ("serve", serve.serve),
+    ("list", list_verb.list_volumes),
+    ("show", show.show),
+    ("rename", rename.rename),
+    ("delete", delete.delete),
+    ("undelete", undelete.undelete),
+    ("log", log.log),
+    ("bookmark", bookmark.bookmark),
+    ("restore", restore.restore),
+    ("verify", verify.verify),
+    ("accept-origin", accept_origin.accept_origin),
+)
+for _name, _verb in _VERBS:
+    app.command(_name, epilog=WHEN_HELP if _name in ("log", "bookmark", "restore") else None)(_verb)
+
+
+def run(application: typer.Typer, name: str) -> None:
+    """Runs a command line to its exit code. `name`: what it calls itself."""
+    try:
+        application(prog_name=name)
+    except CdpError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python's own flush at the end must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def main() -> None:
+    """The entry point of `cdp`."""
+    run(app, "cdp")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""How facts look: tables and sentences for people, JSON for programs, progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cdp.facts import document
+from cdp.when import rfc3339
+
+if TYPE_CHECKING:
+    from cdp.store import Progress
+
+_PIPE_COLUMNS = 1 << 14
+"""In a pipe a table is as wide as it is: a cut name would be a wrong name."""
+
+
+def print_json(facts: Any) -> None:
+    """The facts as one JSON document."""
+    print(json.dumps(document(facts), indent=2, ensure_ascii=False))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """A table without lines. `right`: the columns to set flush right."""
+    from rich import box  # noqa: PLC0415 (slow to load; JSON needs none of it)
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        # Text, not str: a volume's path may hold what Rich takes for markup.
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def print_facts(facts: Mapping[str, str | None]) -> None:
+    """Lines of `name: value`; None is left out."""
+    width = max((len(name) for name, value in facts.items() if value is not None), default=0)
+    for name, value in facts.items():
+        if value is not None:
+            print(f"{name + ':':<{width + 1}} {value}")
+
+
+def human_bytes(count: int | None) -> str:
+    """`1.5 GiB`: at most one decimal, exact where there is none."""
+    if count is None:
+        return "-"
+    units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    power = max(0, (count.bit_length() - 1) // 10)
+    whole, rest = divmod(count, 1 << (10 * power))
+    if not rest:
+        return f"{whole} {units[power]}"
+    tenths = rest * 10 >> (10 * power)
+    return f"{whole}.{tenths} {units[power]}"
+
+
+def human_time(stamp: int | None) -> str:
+    """RFC 3339 with nine decimals: what is printed can be pasted as a WHEN."""
+    return "-" if stamp is None else rfc3339(stamp)
+
+
+def warn(sentence: str) -> None:
+    """Something that people should know, beside the answer."""
+    print(f"note: {sentence}", file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Progress]:
+    """A progress bar on standard error if that is a terminal, else silence."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

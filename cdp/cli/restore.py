@@ -1,0 +1,70 @@
+"""`cdp restore`, also `pit-restore`: a volume as it was, written somewhere else."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cdp.cli.options import WHEN_HELP, JsonOption, StoreOption, VolumeArgument, opened, store_folder
+from cdp.cli.output import human_bytes, human_time, print_json, progress_bar, warn
+from cdp.errors import Corrupt
+from cdp.when import parse
+
+
+def restore(
+    context: typer.Context,
+    *,
+    volume: VolumeArgument,
+    at: Annotated[str, typer.Option(metavar="WHEN", help="The instant to restore.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|DEVICE|nbd://…",
+            help="Where to: a new file (sparse), a block device, or an export of an NBD server.",
+            show_default=False,
+        ),
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read back what was written, and compare.")] = False,
+    allow_damage: Annotated[
+        bool,
+        typer.Option(
+            "--allow-damage", help="Restore the rest if blocks are unreadable, with zeros there (exit code 7)."
+        ),
+    ] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Restore a volume as it was at any instant, whether or not it is being served."""
+    from cdp import restore as work  # noqa: PLC0415 (loads the native module)
+
+    order = work.Order(volume, parse(at), to, force, verify, allow_damage)
+    with opened(context, store) as verbs:
+        facts = work.restore(verbs, store_folder(context, store), order, progress_bar)
+    if facts.instant.other_lsn is not None:
+        warn(f"the clock was set back: that time also means lsn:{facts.instant.other_lsn}, in an earlier clock epoch")
+    if as_json:
+        print_json(facts)
+    else:
+        checked = ", compared" if facts.verified else ""
+        print(
+            f"restored {facts.volume} as of lsn:{facts.instant.lsn} ({human_time(facts.instant.stamp)}) to {facts.target}: "
+            f"{human_bytes(facts.size)}, {human_bytes(facts.written_bytes)} of it data{checked}"
+        )
+    if facts.damage is not None:
+        warn(f"blocks are missing, zeros stand there: {facts.damage}")
+        raise typer.Exit(Corrupt.exit_code)
+
+
+def main() -> None:
+    """The entry point of `pit-restore`."""
+    from cdp.cli.main import run  # noqa: PLC0415 (it imports this file)
+
+    app = typer.Typer(name="pit-restore", pretty_exceptions_enable=False, add_completion=False)
+    app.command(epilog=WHEN_HELP, context_settings={"help_option_names": ["-h", "--help"]})(restore)
+    run(app, "pit-restore")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Where the store is, and where its run-time files lie (docs/format.md, "The store")."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def store_path(chosen: Path | None) -> Path:
+    """The store: `chosen`, else `CDP_STORE`, else /var/lib/cdp for root and the XDG data folder for others. Absolute."""
+    if chosen is None:
+        variable = os.environ.get("CDP_STORE")
+        chosen = Path(variable) if variable else _default()
+    return Path(os.path.abspath(chosen))
+
+
+def control_socket(store: Path) -> Path:
+    """Where the daemon of a store takes commands."""
+    return store / "control.sock"
+
+
+def nbd_socket(store: Path) -> Path:
+    """Where the daemon of a store serves NBD, unless it is told otherwise."""
+    return store / "nbd.sock"
+
+
+def daemon_lock(store: Path) -> Path:
+    """Held by the daemon of a store; contains its process id."""
+    return store / "daemon.lock"
+
+
+def _default() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/cdp")
+    # The XDG base directory specification: an empty or relative value counts as none.
+    data = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(data) if data.startswith("/") else Path.home() / ".local/share") / "cdp"

@@ -1,0 +1,169 @@
+"""The control API: what `cdp.store.Store` offers, as HTTP on the store's control socket (mode 0600).
+
+Invariants:
+- An endpoint does nothing but call the store: what it means is said there.
+- An answer is the fact of `cdp.facts` as JSON; an error is `{"kind", "message"}` (cdp.control.wire.py), whoever refused: us, or the
+  validation of the request.
+- Calls that wait run in threads, at most as many as the event loop's limit; none of them holds up a session.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from cdp import __version__, when
+from cdp.control.wire import PREFIX, to_answer
+from cdp.errors import CdpError, Invalid, NotFound
+from cdp.facts import BookmarkFacts, HealthFacts, InstantFacts, LogFacts, ShowFacts, VolumeFacts
+from cdp.store import Store
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NewVolume(_Body):
+    name: str
+    size: int | None = None
+    block_size: int = 4096
+    origin: str | None = None
+
+
+class NewName(_Body):
+    name: str
+
+
+class NewBookmark(_Body):
+    name: str
+    at: str = "latest"
+    force: bool = False
+
+
+def control_app(store: Store, health: Callable[[], HealthFacts]) -> FastAPI:
+    """The ASGI application over a store."""
+    app = FastAPI(title="cdp", version=__version__)
+    _answer_errors(app)
+    _volume_routes(app, store)
+    _history_routes(app, store)
+
+    @app.get(f"{PREFIX}/health")
+    def _health() -> HealthFacts:
+        return health()
+
+    return app
+
+
+def _volume_routes(app: FastAPI, store: Store) -> None:
+    @app.get(f"{PREFIX}/volumes")
+    def _list() -> list[VolumeFacts]:
+        return store.list()
+
+    @app.post(f"{PREFIX}/volumes", status_code=201)
+    def _create(body: NewVolume) -> VolumeFacts:
+        return store.create(body.name, body.size, body.block_size, body.origin)
+
+    @app.get(f"{PREFIX}/volumes/{{volume}}")
+    def _show(volume: str) -> ShowFacts:
+        return store.show(volume)
+
+    @app.delete(f"{PREFIX}/volumes/{{volume}}")
+    def _delete(volume: str, now: bool = False) -> VolumeFacts:
+        return store.delete(volume, now=now)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/rename")
+    def _rename(volume: str, body: NewName) -> VolumeFacts:
+        return store.rename(volume, body.name)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/undelete")
+    def _undelete(volume: str) -> VolumeFacts:
+        return store.undelete(volume)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/accept-origin")
+    def _accept_origin(volume: str) -> VolumeFacts:
+        return store.accept_origin(volume)
+
+
+def _history_routes(app: FastAPI, store: Store) -> None:
+    @app.get(f"{PREFIX}/volumes/{{volume}}/instant")
+    def _instant(volume: str, at: str) -> InstantFacts:
+        return store.resolve(volume, when.parse(at))
+
+    @app.get(f"{PREFIX}/volumes/{{volume}}/log")
+    def _log(volume: str, since: str = "oldest", until: str = "latest") -> LogFacts:
+        return store.log(volume, when.parse(since), when.parse(until))
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/bookmarks", status_code=201)
+    def _bookmark(volume: str, body: NewBookmark) -> BookmarkFacts:
+        return store.bookmark(volume, body.name, when.parse(body.at), force=body.force)
+
+    @app.delete(f"{PREFIX}/volumes/{{volume}}/bookmarks/{{name}}")
+    def _remove_bookmark(volume: str, name: str) -> BookmarkFacts:
+        return store.remove_bookmark(volume, name)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/verify")
+    def _verify(volume: str) -> StreamingResponse:
+        """Lines of JSON: `{"done", "total"}` in bytes, again and again, then `{"findings"}`, or an error."""
+        return StreamingResponse(_verification(store, volume), media_type="application/x-ndjson")
+
+
+class _GoneError(Exception):
+    """The client no longer listens."""
+
+
+def _verification(store: Store, volume: str) -> Iterator[str]:
+    # The newest progress counts: a client that reads slowly gets fewer lines, and the queue stays short.
+    lines: queue.Queue[dict[str, object] | None] = queue.Queue()
+    gone = threading.Event()
+
+    def progress(done: int, total: int) -> None:
+        if gone.is_set():
+            raise _GoneError
+        if lines.empty():
+            lines.put({"done": done, "total": total})
+
+    def work() -> None:
+        try:
+            lines.put({"findings": [asdict(found) for found in store.verify(volume, progress)]})
+        except CdpError as error:
+            lines.put(dict(to_answer(error)[1]))
+        except _GoneError:
+            pass
+        finally:
+            lines.put(None)
+
+    threading.Thread(target=work, name=f"verify {volume[:40]}", daemon=True).start()
+    try:
+        while (line := lines.get()) is not None:
+            yield json.dumps(line) + "\n"
+    finally:
+        gone.set()
+
+
+def _answer_errors(app: FastAPI) -> None:
+    @app.exception_handler(CdpError)
+    async def _ours(_: Request, error: CdpError) -> JSONResponse:
+        status, body = to_answer(error)
+        return JSONResponse(body, status)
+
+    @app.exception_handler(RequestValidationError)
+    async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first.get("loc", ()))
+        status, body = to_answer(Invalid(f"the request's {place} is wrong: {first.get('msg')}"))
+        return JSONResponse(body, status)
+
+    @app.exception_handler(HTTPException)
+    async def _unknown(request: Request, error: HTTPException) -> JSONResponse:
+        refusal = NotFound if error.status_code == 404 else Invalid
+        body = to_answer(refusal(f"{request.method} {request.url.path}: {error.detail}"))[1]
+        return JSONResponse(body, error.status_code)

@@ -1,0 +1,139 @@
+"""A store whose daemon runs: the verbs, over its control socket.
+
+Invariants:
+- Same facts and same errors as `cdp.store.LocalStore`: who calls cannot tell the difference.
+- Whether a daemon is there is asked once, before the first verb: an answer within ANSWER_SECONDS. A daemon that takes connections but does
+  not answer is left to the locks: looking works without it, changing is Busy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from cdp import config, sockets
+from cdp.control.wire import PREFIX, from_answer
+from cdp.errors import CdpError, Closed
+from cdp.facts import BookmarkFacts, FindingFacts, HealthFacts, InstantFacts, LogFacts, ShowFacts, VolumeFacts
+from cdp.store import Progress
+from cdp.when import When
+
+ANSWER_SECONDS = 5.0
+Facts = TypeVar("Facts")
+
+
+class RemoteStore:
+    """The verbs of `cdp.store.Store`, done by the daemon. Close it when done."""
+
+    def __init__(self, store: Path) -> None:
+        self._stack = ExitStack()
+        name = self._stack.enter_context(sockets.unix_name(config.control_socket(store)))
+        # No bound on an answer: checking a volume takes as long as it takes.
+        timeout = httpx.Timeout(None, connect=ANSWER_SECONDS)
+        transport = httpx.HTTPTransport(uds=name)
+        base = f"http://cdp{PREFIX}"
+        self._http = self._stack.enter_context(httpx.Client(transport=transport, base_url=base, timeout=timeout))
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        self._stack.close()
+
+    def answers(self) -> bool:
+        """Whether the daemon is there."""
+        try:
+            self.health()
+        except CdpError:
+            return False
+        return True
+
+    def health(self) -> HealthFacts:
+        """Answers within ANSWER_SECONDS, or Closed."""
+        return self._facts(HealthFacts, "GET", "/health", timeout=ANSWER_SECONDS)
+
+    def list(self) -> list[VolumeFacts]:
+        return TypeAdapter(list[VolumeFacts]).validate_python(self._ask("GET", "/volumes"))
+
+    def show(self, volume: str) -> ShowFacts:
+        return self._facts(ShowFacts, "GET", _path(volume))
+
+    def create(self, name: str, size: int | None, block_size: int, origin: str | None) -> VolumeFacts:
+        body = {"name": name, "size": size, "block_size": block_size, "origin": origin}
+        return self._facts(VolumeFacts, "POST", "/volumes", json=body)
+
+    def rename(self, volume: str, name: str) -> VolumeFacts:
+        return self._facts(VolumeFacts, "POST", _path(volume, "rename"), json={"name": name})
+
+    def delete(self, volume: str, *, now: bool) -> VolumeFacts:
+        return self._facts(VolumeFacts, "DELETE", _path(volume), params={"now": now})
+
+    def undelete(self, volume: str) -> VolumeFacts:
+        return self._facts(VolumeFacts, "POST", _path(volume, "undelete"))
+
+    def log(self, volume: str, since: When, until: When) -> LogFacts:
+        return self._facts(LogFacts, "GET", _path(volume, "log"), params={"since": str(since), "until": str(until)})
+
+    def bookmark(self, volume: str, name: str, at: When, *, force: bool) -> BookmarkFacts:
+        body = {"name": name, "at": str(at), "force": force}
+        return self._facts(BookmarkFacts, "POST", _path(volume, "bookmarks"), json=body)
+
+    def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts:
+        return self._facts(BookmarkFacts, "DELETE", _path(volume, "bookmarks", name))
+
+    def resolve(self, volume: str, wanted: When) -> InstantFacts:
+        return self._facts(InstantFacts, "GET", _path(volume, "instant"), params={"at": str(wanted)})
+
+    def accept_origin(self, volume: str) -> VolumeFacts:
+        return self._facts(VolumeFacts, "POST", _path(volume, "accept-origin"))
+
+    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]:
+        with _connected(), self._http.stream("POST", _path(volume, "verify")) as answer:
+            if answer.is_error:
+                answer.read()
+                raise from_answer(answer.status_code, _json(answer.text))
+            for line in answer.iter_lines():
+                told = _json(line)
+                if "findings" in told:
+                    return TypeAdapter(tuple[FindingFacts, ...]).validate_python(told["findings"])
+                if "kind" in told:
+                    raise from_answer(answer.status_code, told)
+                if progress is not None:
+                    progress(int(told["done"]), int(told["total"]))
+        raise Closed(f"the daemon ended before it had checked {volume}")
+
+    def _facts(self, kind: type[Facts], method: str, path: str, **request: Any) -> Facts:
+        return TypeAdapter(kind).validate_python(self._ask(method, path, **request))
+
+    def _ask(self, method: str, path: str, **request: Any) -> Any:
+        with _connected():
+            answer = self._http.request(method, path, **request)
+        if answer.is_error:
+            raise from_answer(answer.status_code, _json(answer.text))
+        return _json(answer.text)
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise Closed(f"the daemon does not answer: {error}") from error
+    except ValidationError as error:
+        raise CdpError(f"the daemon's answer is not understood; is it of another version? {error}") from error
+
+
+def _path(*parts: str) -> str:
+    return "/volumes/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}

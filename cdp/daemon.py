@@ -1,0 +1,201 @@
+"""The daemon: serves every volume of a store over NBD, and takes commands on its control socket.
+
+Invariants:
+- One daemon a store: the lock of `daemon.lock` is held from before the first socket until after the last volume is closed.
+- It is ready (`ready` on standard output, or on the descriptor asked for) when both sockets accept; not before.
+- SIGTERM and SIGINT end it in order: no new connections, admitted requests are answered, volumes are closed cleanly, sockets go.
+- A volume that does not open or close costs nobody but its own users; a failed close makes the exit code that of its error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+from fastapi import FastAPI
+from hypercorn.config import Config
+from hypercorn.trio import serve as serve_http
+
+from cdp import __version__, _native, config, files, sockets
+from cdp.catalog import Catalog
+from cdp.control.api import control_app
+from cdp.errors import CdpError
+from cdp.exports import StoreExports
+from cdp.facts import HealthFacts
+from cdp.nbd import server as nbd_server
+from cdp.sockets import Address, UnixAddress, listen_tcp, listen_unix
+from cdp.store import LocalStore
+from cdp.table import Table
+
+log = logging.getLogger("cdp.daemon")
+
+GRACE_SECONDS = 5.0
+"""How long sessions may take to have their admitted requests answered, and control calls to end, when the daemon stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `cdp serve` was told. `listen` empty: STORE/nbd.sock. `ready_fd`: where to write `ready`, else standard output."""
+
+    store: Path
+    listen: tuple[Address, ...] = ()
+    insecure_tcp: bool = False
+    ready_fd: int | None = None
+
+
+def run(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT. Busy if the store has a daemon already; Invalid or Io if a socket cannot be had."""
+    catalog = Catalog(settings.store)
+    catalog.ensure_store()
+    with ExitStack() as stack:
+        stack.enter_context(_only_daemon(settings.store))
+        catalog.sweep()
+        nbd_listeners = _listen(settings, stack)
+        control_listener = _listen_control(settings.store, stack)
+        errors = trio.run(_Daemon(settings, catalog, nbd_listeners, control_listener).main)
+        for error in errors:
+            log.error("%s", error)
+        if errors:
+            raise errors[0]
+
+
+class _Daemon:
+    def __init__(
+        self, settings: Settings, catalog: Catalog, listeners: list[socket.socket], control: socket.socket
+    ) -> None:
+        self._settings = settings
+        self._table = Table(catalog)
+        self._store = LocalStore(settings.store, self._table)
+        self._exports = StoreExports(catalog, self._table)
+        self._native = _native.Server()
+        self._listening = tuple(sockets.uri(listener) for listener in listeners)
+        self._listeners = listeners
+        self._control = control
+        self._started = time.time_ns()
+
+    async def main(self) -> list[CdpError]:
+        """The daemon's life; what closing the volumes met."""
+        app = control_app(self._store, self._health)
+        stop_control = trio.Event()
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                accepting = trio.CancelScope()
+                await nursery.start(self._accept, accepting)
+                await nursery.start(_serve_control, app, self._control, stop_control)
+                self._announce()
+                async for number in signals:
+                    log.info("stopping: %s", signal.Signals(number).name)
+                    break
+                accepting.cancel()
+                stop_control.set()
+                await trio.to_thread.run_sync(partial(self._native.stop, GRACE_SECONDS))
+            return await trio.to_thread.run_sync(self._table.close)
+
+    async def _accept(
+        self, scope: trio.CancelScope, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        accepting = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in self._listeners]
+        with scope:
+            await nbd_server.serve(accepting, self._exports, self._native, task_status=task_status)
+
+    def _announce(self) -> None:
+        if self._settings.ready_fd is not None:
+            with files.os_errors(f"writing to descriptor {self._settings.ready_fd}"):
+                os.write(self._settings.ready_fd, b"ready\n")
+                os.close(self._settings.ready_fd)
+        with suppress(BrokenPipeError):
+            for uri in self._listening:
+                print(f"listening {uri}")
+            print("ready", flush=True)
+
+    def _health(self) -> HealthFacts:
+        totals = self._native.totals()
+        return HealthFacts(
+            version=__version__,
+            pid=os.getpid(),
+            store=str(self._settings.store),
+            started_stamp=self._started,
+            listening=self._listening,
+            open_volumes=self._table.open_count(),
+            sessions=totals["live"],
+            requests=totals["requests"],
+            errors=totals["errors"],
+        )
+
+
+async def _serve_control(
+    app: FastAPI,
+    listener: socket.socket,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    settings = Config()
+    # Hypercorn takes a descriptor of its own: ours is closed with the others.
+    settings.bind = [f"fd://{os.dup(listener.fileno())}"]
+    settings.graceful_timeout = GRACE_SECONDS
+    settings.loglevel = "WARNING"
+    await serve_http(app, settings, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _only_daemon(store: Path) -> Iterator[None]:
+    path = config.daemon_lock(store)
+    holder = ""
+    with suppress(OSError):
+        holder = path.read_text().strip()
+    busy = f"the store {store} is served already, by the process {holder or 'that holds daemon.lock'}"
+    with files.locked(path, wait=False, busy=busy, create=True) as descriptor:
+        with files.os_errors(f"writing {path}"):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
+
+
+def _listen(settings: Settings, stack: ExitStack) -> list[socket.socket]:
+    listeners: list[socket.socket] = []
+    for address in settings.listen or (UnixAddress(config.nbd_socket(settings.store)),):
+        if isinstance(address, UnixAddress):
+            path = Path(os.path.abspath(address.path))
+            listeners.append(stack.enter_context(_unix_listener(path)))
+        else:
+            listeners += [
+                stack.enter_context(listener) for listener in listen_tcp(address, insecure=settings.insecure_tcp)
+            ]
+    return listeners
+
+
+def _listen_control(store: Path, stack: ExitStack) -> socket.socket:
+    return stack.enter_context(_unix_listener(config.control_socket(store)))
+
+
+@contextmanager
+def _unix_listener(path: Path) -> Iterator[socket.socket]:
+    with listen_unix(path) as listener:
+        try:
+            yield listener
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """The daemon's own words go to standard error, one line each."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )

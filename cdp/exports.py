@@ -1,0 +1,181 @@
+"""What an NBD client can open: NAME, the live volume, and NAME@WHEN, the volume as it was (read-only).
+
+Invariants:
+- A name is cut at its first `@`; of what follows, a trailing `+scratch` or `+scratch=ID` is cut off. A `+` before a digit belongs to the time.
+- An absolute WHEN means one instant as long as any session holds an export of that very name: a bookmark that is moved meanwhile moves
+  the next first opening, and only such exports (and live volumes) say that several connections see the same.
+- The description carries the volume's ID, so that a client can tell where a URI leads, whatever lies between.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cdp.catalog import Catalog, Entry
+from cdp.errors import Invalid, NotFound
+from cdp.names import check_name
+from cdp.table import Table
+from cdp.when import When, parse, relative, rfc3339
+
+if TYPE_CHECKING:
+    from cdp import _native
+
+_SCRATCH = re.compile(r"\+scratch(?:=(.*))?", re.DOTALL)
+_DESCRIPTION = re.compile(r"cdp volume ([0-9a-f]{32})(?:\b.*)?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportName:
+    """An export's name, taken apart. `when` None: the live volume. `scratch`: None, or the ID of a writable view ("": without)."""
+
+    volume: str
+    when: When | None = None
+    scratch: str | None = None
+
+
+def parse_export(name: str) -> ExportName:
+    """Pure. Invalid if it cannot be the name of an export."""
+    volume, at, rest = name.partition("@")
+    check_name(volume, "volume")
+    if not at:
+        return ExportName(volume)
+    scratch = None
+    before, plus, after = rest.rpartition("+scratch")
+    if plus and (found := _SCRATCH.fullmatch(plus + after)):
+        rest, scratch = before, found[1] or ""
+        if found[1] is not None:
+            check_name(found[1], "scratch view")
+    return ExportName(volume, parse(rest), scratch)
+
+
+def describe(volume_id: str, instant: str = "") -> str:
+    """The description of an export."""
+    return f"cdp volume {volume_id}{instant}"
+
+
+def described_volume(description: str) -> str | None:
+    """The ID of the volume that a server's description of an export names, if a cdp server gave it."""
+    found = _DESCRIPTION.fullmatch(description)
+    return found[1] if found else None
+
+
+class _Pin:
+    """A view that several sessions of one name share."""
+
+    def __init__(self, view: _native.View, lsn: int, stamp: int) -> None:
+        self.view = view
+        self.lsn = lsn
+        self.stamp = stamp
+        self.uses = 0
+
+
+class OpenExport:
+    """One use of an export (`cdp.nbd.exports.Export`)."""
+
+    def __init__(
+        self, exports: StoreExports, entry: Entry, handle: _native.Volume | _native.View, pin: tuple[str, _Pin] | None
+    ) -> None:
+        self._exports = exports
+        self._volume_id = entry.id
+        self._pin = pin
+        self._shared = pin is None or pin[0] != ""
+        self.handle = handle
+        self.size = handle.size
+        if pin is None:
+            self.name = entry.name
+            self.description: str | None = describe(entry.id)
+        else:
+            lsn, stamp = pin[1].lsn, pin[1].stamp
+            self.name = f"{entry.name}@lsn:{lsn}"
+            self.description = describe(entry.id, f" at lsn:{lsn}, {rfc3339(stamp)}")
+
+    @property
+    def read_only(self) -> bool:
+        return self._pin is not None
+
+    @property
+    def multi_conn(self) -> bool:
+        return self._shared
+
+    def release(self) -> None:
+        self._exports.let_go(self._volume_id, self._pin)
+
+
+class StoreExports:
+    """The exports of a store (`cdp.nbd.exports.Exports`)."""
+
+    def __init__(self, catalog: Catalog, table: Table) -> None:
+        self._catalog = catalog
+        self._table = table
+        self._lock = threading.Lock()
+        self._pins: dict[str, _Pin] = {}
+
+    async def names(self) -> list[tuple[str, str]]:
+        """The volumes that can be served, and what they are."""
+        import trio  # noqa: PLC0415 (parsing a name needs no event loop)
+
+        return await trio.to_thread.run_sync(self._names)
+
+    async def open(self, name: str) -> OpenExport:
+        """Opens a volume or a view of it for one session."""
+        import trio  # noqa: PLC0415
+
+        return await trio.to_thread.run_sync(self.open_now, name)
+
+    def open_now(self, name: str) -> OpenExport:
+        """`open`, in the calling thread; waits."""
+        wanted = ExportName(self._only()) if name == "" else parse_export(name)
+        if wanted.scratch is not None:
+            raise Invalid(f"{name[:200]!r}: writable views (+scratch) are not supported by this version")
+        entry = self._catalog.find(wanted.volume)
+        volume = self._table.acquire(entry)
+        try:
+            if wanted.when is None:
+                return OpenExport(self, entry, volume.native, None)
+            # What is relative is looked up each time; the rest is shared by name, under the ID: volumes can be renamed.
+            key = "" if relative(wanted.when) else f"{entry.id}@{wanted.when}"
+            with self._lock:
+                pin = self._pins.get(key)
+                if pin is not None:
+                    pin.uses += 1
+            if pin is None:
+                instant = volume.resolve(wanted.when)
+                pin = self._pinned(key, _Pin(volume.native.view(instant.lsn), instant.lsn, instant.stamp))
+            return OpenExport(self, entry, pin.view, (key, pin))
+        except BaseException:
+            self._table.release(entry.id)
+            raise
+
+    def let_go(self, volume_id: str, pin: tuple[str, _Pin] | None) -> None:
+        """Ends one use of an export. Does not wait."""
+        if pin is not None and pin[0]:
+            with self._lock:
+                pin[1].uses -= 1
+                if not pin[1].uses:
+                    del self._pins[pin[0]]
+        self._table.release(volume_id)
+
+    def _pinned(self, key: str, pin: _Pin) -> _Pin:
+        if not key:
+            return pin
+        with self._lock:
+            # Another session may have been faster: its instant is the one.
+            pin = self._pins.setdefault(key, pin)
+            pin.uses += 1
+            return pin
+
+    def _names(self) -> list[tuple[str, str]]:
+        return [
+            (entry.name, describe(entry.id))
+            for entry in self._catalog.entries()
+            if isinstance(entry, Entry) and not entry.deleted
+        ]
+
+    def _only(self) -> str:
+        names = [name for name, _ in self._names()]
+        if len(names) != 1:
+            raise NotFound(f"there are {len(names)} volumes: name the one to open")
+        return names[0]

@@ -1,0 +1,167 @@
+"""What the store tells about itself: plain values, the same whether they come from the daemon or from the files.
+
+Invariants:
+- Only values that JSON has; a field that ends in `stamp` is nanoseconds since 1970, one that ends in `bytes` or `size` is bytes.
+- The field names are the keys of `--json` and of the control API: adding is allowed, renaming is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from cdp.when import rfc3339
+
+
+@dataclass(frozen=True, slots=True)
+class OriginFacts:
+    """The disk under a volume; `kind` is file, device or nbd, `identity` what it was recognised by."""
+
+    kind: str
+    path: str
+    size: int
+    identity: str
+    changed_stamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFacts:
+    """A line of `cdp list`. `state`: ok, deleted or damaged; of a damaged volume only id and problems are known."""
+
+    id: str
+    state: str
+    name: str | None = None
+    size: int | None = None
+    block_size: int | None = None
+    created_stamp: int | None = None
+    deleted_stamp: int | None = None
+    origin: OriginFacts | None = None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InstantFacts:
+    """The state of a volume after the record `lsn`. `other_lsn`: for a time that two clock epochs hold, the LSN in the older one."""
+
+    lsn: int
+    stamp: int
+    clock_epoch: int
+    other_lsn: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BookmarkFacts:
+    """A name for an instant; `lsn` and `stamp` are the instant's, `made_stamp` tells when the name was given."""
+
+    name: str
+    lsn: int
+    stamp: int
+    made_stamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventFacts:
+    """Something that happened to the volume, recorded in its journal as record `lsn`."""
+
+    lsn: int
+    stamp: int
+    event: str
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ShowFacts:
+    """What `cdp show` prints. `status` is the engine's (cdp/_native.pyi, Volume.status), None if the journal cannot be opened."""
+
+    volume: VolumeFacts
+    open: bool
+    uses: int
+    """Sessions of NBD clients, on the volume itself and on views of it."""
+    oldest: InstantFacts | None
+    latest: InstantFacts | None
+    status: Mapping[str, int | str | bool | None] | None
+    bookmarks: tuple[BookmarkFacts, ...]
+    faults: tuple[str, ...]
+    """Damage and anomalies that opening the journal met."""
+
+
+@dataclass(frozen=True, slots=True)
+class MinuteFacts:
+    """The activity of the minute that begins at `stamp`. `raw_bytes` were written by clients, `stored_bytes` is what they take."""
+
+    stamp: int
+    data_records: int
+    zero_records: int
+    raw_bytes: int
+    stored_bytes: int
+    flush_points: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlushFacts:
+    """The LSN that a client's FLUSH or FUA made durable."""
+
+    lsn: int
+    stamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogFacts:
+    """What `cdp log` prints, each list in the order of its stamps."""
+
+    volume: VolumeFacts
+    since: InstantFacts
+    until: InstantFacts
+    minutes: tuple[MinuteFacts, ...]
+    flush_points: tuple[FlushFacts, ...]
+    flush_points_left_out: int
+    """Older ones, beyond the most that are listed (they are counted in no minute)."""
+    bookmarks: tuple[BookmarkFacts, ...]
+    events: tuple[EventFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FindingFacts:
+    """Something that `cdp verify` found. `file` is a path; segment, lsn, offset and length where they are known."""
+
+    file: str
+    what: str
+    segment: int | None = None
+    lsn: int | None = None
+    offset: int | None = None
+    length: int | None = None
+    repairable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HealthFacts:
+    """The daemon's answer to "are you there?"."""
+
+    version: str
+    pid: int
+    store: str
+    started_stamp: int
+    listening: tuple[str, ...]
+    """NBD URIs without an export name."""
+    open_volumes: int
+    sessions: int
+    requests: int
+    errors: int
+
+
+def document(facts: Any) -> Any:
+    """The facts as JSON values. Beside each `…stamp` stands a `…time`, the same instant as RFC 3339 with nine decimals."""
+    if is_dataclass(facts) and not isinstance(facts, type):
+        return document({field.name: getattr(facts, field.name) for field in fields(facts)})
+    if isinstance(facts, Mapping):
+        result: dict[str, Any] = {}
+        for key, value in facts.items():
+            result[key] = document(value)
+            if key == "stamp" or key.endswith("_stamp"):
+                time = key.removesuffix("stamp") + "time"
+                result[time] = rfc3339(value) if isinstance(value, int) else None
+        return result
+    if isinstance(facts, tuple | list):
+        return [document(item) for item in facts]
+    return facts

@@ -1,0 +1,170 @@
+"""Copies a view to an export of an NBD server with libnbd, and compares the two.
+
+Invariants:
+- At most IN_FLIGHT writes are under way, so memory is bounded by IN_FLIGHT x CHUNK_BYTES whatever the server does.
+- Every byte of the view's size is written or zeroed: nothing that the export held before shows through.
+- Requests begin and end at multiples of CHUNK_BYTES, or at the end: no server's minimum block size is violated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from cdp.errors import Corrupt, Invalid, Io
+from cdp.store import Progress
+
+if TYPE_CHECKING:
+    from cdp import _native
+
+CHUNK_BYTES = 1 << 20
+IN_FLIGHT = 16
+ZERO_BYTES_MAX = 1 << 30
+"""A request's length has 32 bits without extended headers."""
+_SECTOR = 512
+
+
+class NbdCopy:
+    """A connected libnbd handle and the size of what goes there."""
+
+    def __init__(self, handle: Any, uri: str, size: int) -> None:
+        import nbd  # noqa: PLC0415
+
+        self._handle = handle
+        self._nbd: Any = nbd
+        self._uri = uri
+        self._size = size
+        self._failure: int = 0
+        self._pending = 0
+        if handle.is_read_only():
+            raise Invalid(f"{uri} is read-only")
+        if handle.get_size() < size:
+            raise Invalid(f"{uri} has {handle.get_size()} bytes, {size} are needed")
+        block = handle.get_block_size(nbd.SIZE_MINIMUM) or 1
+        if size % block:
+            raise Invalid(f"{uri} takes blocks of {block} bytes only, and {size} is no multiple")
+
+    def write(self, view: _native.View, progress: Progress) -> int:
+        """The whole view; the bytes of data written. Corrupt, after everything else was written, if blocks of the view are unreadable."""
+        written = 0
+        damage: Corrupt | None = None
+        with self._errors("writing to"):
+            for offset, length, zero in _pieces(view, self._size):
+                if zero:
+                    self._zero(offset, length)
+                else:
+                    data, fault = _read(view, offset, length)
+                    damage = damage or fault
+                    self._pwrite(data, offset)
+                    written += length
+                progress(offset + length, self._size)
+            self._drain(0)
+        if damage is not None:
+            raise damage
+        return written
+
+    def flush(self) -> None:
+        """Makes what was written durable, if the server can."""
+        with self._errors("flushing"):
+            if self._handle.can_flush():
+                self._handle.flush()
+
+    def compare(self, view: _native.View, progress: Progress) -> int | None:
+        """The offset of the first byte that differs, or None."""
+        for offset in range(0, self._size, CHUNK_BYTES):
+            length = min(CHUNK_BYTES, self._size - offset)
+            with self._errors("reading from"):
+                there = bytes(self._handle.pread(length, offset))
+            here, _ = _read(view, offset, length)
+            if there != here:
+                return offset + next(i for i in range(length) if there[i] != here[i])
+            progress(offset + length, self._size)
+        return None
+
+    def close(self) -> None:
+        """Ends the connection. Idempotent."""
+        with suppress(self._nbd.Error):
+            self._handle.shutdown()
+
+    def _zero(self, offset: int, length: int) -> None:
+        if not self._handle.can_zero():
+            for start in range(offset, offset + length, CHUNK_BYTES):
+                self._pwrite(bytes(min(CHUNK_BYTES, offset + length - start)), start)
+            return
+        self._drain(IN_FLIGHT - 1)
+        self._handle.aio_zero(length, offset, completion=self._completed)
+        self._pending += 1
+
+    def _pwrite(self, data: bytes, offset: int) -> None:
+        self._drain(IN_FLIGHT - 1)
+        # The binding keeps the buffer alive until the command has completed.
+        buffer = self._nbd.Buffer.from_bytearray(bytearray(data))
+        self._handle.aio_pwrite(buffer, offset, completion=self._completed)
+        self._pending += 1
+
+    def _completed(self, error: int) -> int:
+        self._pending -= 1
+        self._failure = self._failure or error
+        return 1
+
+    def _drain(self, pending_max: int) -> None:
+        while self._pending > pending_max:
+            self._handle.poll(-1)
+        if self._failure:
+            raise Io(f"writing to {self._uri}: the server answered with error {self._failure}")
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except self._nbd.Error as error:
+            raise Io(f"{doing} {self._uri}: {error.string}") from error
+
+
+def _pieces(view: _native.View, size: int) -> Iterator[tuple[int, int, bool]]:
+    """(offset, length, zero) of pieces that cover the view: chunks that hold data, and runs of chunks that hold none."""
+    hole = 0
+    for start in range(0, size, CHUNK_BYTES * 64):
+        length = min(CHUNK_BYTES * 64, size - start)
+        data = _chunks_with_data(view, start, length)
+        for offset in range(start, start + length, CHUNK_BYTES):
+            if offset not in data and hole < ZERO_BYTES_MAX:
+                hole += min(CHUNK_BYTES, size - offset)
+                continue
+            if hole:
+                yield offset - hole, hole, True
+                hole = 0
+            if offset in data:
+                yield offset, min(CHUNK_BYTES, size - offset), False
+            else:
+                hole = min(CHUNK_BYTES, size - offset)
+    if hole:
+        yield size - hole, hole, True
+
+
+def _chunks_with_data(view: _native.View, start: int, length: int) -> set[int]:
+    found: set[int] = set()
+    offset = start
+    for extent, zero in view.extents(start, length):
+        if not zero:
+            first = offset // CHUNK_BYTES * CHUNK_BYTES
+            found.update(range(first, offset + extent, CHUNK_BYTES))
+        offset += extent
+    return found
+
+
+def _read(view: _native.View, offset: int, length: int) -> tuple[bytes, Corrupt | None]:
+    """The bytes, zeros where they cannot be had, and the first reason."""
+    try:
+        return view.read(offset, length), None
+    except Corrupt as error:
+        fault = error
+    pieces = []
+    for start in range(offset, offset + length, _SECTOR):
+        sector = min(_SECTOR, offset + length - start)
+        try:
+            pieces.append(view.read(start, sector))
+        except Corrupt:
+            pieces.append(bytes(sector))
+    return b"".join(pieces), fault

@@ -1,0 +1,292 @@
+"""What can be done with a store: one interface, whether the daemon does it (cdp/control/client.py) or we do it on the files.
+
+Invariants:
+- The verbs of the command line know only `Store`; they do not know who does the work.
+- `LocalStore` asks an `Opener` for each volume it needs: `Transient` opens it for the one call, the daemon's table keeps it open.
+- Looking opens for reading, and changes nothing on disk.
+- A volume is deleted only while nobody has it open.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from cdp import files, timeline
+from cdp.catalog import Catalog, Damaged, Entry
+from cdp.description import SECTOR, Description, Origin
+from cdp.errors import CdpError, Invalid
+from cdp.facts import (
+    BookmarkFacts,
+    FindingFacts,
+    InstantFacts,
+    LogFacts,
+    OriginFacts,
+    ShowFacts,
+    VolumeFacts,
+)
+from cdp.names import is_volume_id
+from cdp.origin import open_origin
+from cdp.volume import OpenVolume, instant_facts
+from cdp.when import When
+
+Progress = Callable[[int, int], None]
+"""Told (done, total) in bytes, now and then; what it raises ends the work."""
+
+
+class Store(Protocol):
+    """The verbs. A volume is given by its name, or by its ID. Errors are those of `cdp.errors`."""
+
+    def list(self) -> list[VolumeFacts]: ...
+    def show(self, volume: str) -> ShowFacts: ...
+    def create(self, name: str, size: int | None, block_size: int, origin: str | None) -> VolumeFacts:
+        """`size` in bytes, None: the origin's."""
+
+    def rename(self, volume: str, name: str) -> VolumeFacts: ...
+    def delete(self, volume: str, *, now: bool) -> VolumeFacts:
+        """`now`: for good, at once; also of a volume that was deleted before."""
+
+    def undelete(self, volume: str) -> VolumeFacts: ...
+    def log(self, volume: str, since: When, until: When) -> LogFacts: ...
+    def bookmark(self, volume: str, name: str, at: When, *, force: bool) -> BookmarkFacts: ...
+    def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts: ...
+    def resolve(self, volume: str, wanted: When) -> InstantFacts: ...
+    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]: ...
+    def accept_origin(self, volume: str) -> VolumeFacts: ...
+
+
+class Opener(Protocol):
+    """Who opens volumes for a `LocalStore`."""
+
+    def looking(self, entry: Entry) -> AbstractContextManager[OpenVolume]:
+        """The volume, to look at its journal; no block of it is read."""
+
+    def writing(self, entry: Entry) -> AbstractContextManager[OpenVolume]:
+        """The volume, to append to its journal."""
+
+    def closed(self, entry: Entry | Damaged) -> AbstractContextManager[None]:
+        """Nobody has the volume open meanwhile, in any process; Busy if somebody does."""
+
+    def renamed(self, entry: Entry) -> None:
+        """Takes note of a new description."""
+
+    def uses(self, entry: Entry) -> tuple[bool, int]:
+        """Whether this process has the volume open, and for how many sessions."""
+
+
+class Transient:
+    """Opens a volume for one call: the command line without a daemon."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    @contextmanager
+    def looking(self, entry: Entry) -> Iterator[OpenVolume]:
+        volume = OpenVolume(entry, read_only=True, with_origin=False)
+        try:
+            yield volume
+        finally:
+            volume.close()
+
+    @contextmanager
+    def writing(self, entry: Entry) -> Iterator[OpenVolume]:
+        volume = OpenVolume(self._catalog.heal(entry), with_origin=False)
+        try:
+            yield volume
+        finally:
+            volume.close()
+
+    @contextmanager
+    def closed(self, entry: Entry | Damaged) -> Iterator[None]:
+        with files.locked(entry.folder / "lock", wait=False, busy=_in_use(entry), create=True):
+            yield
+
+    def renamed(self, entry: Entry) -> None:
+        """Nothing is open between calls."""
+
+    def uses(self, entry: Entry) -> tuple[bool, int]:
+        return False, 0
+
+
+class LocalStore:
+    """The verbs, on the files of a store."""
+
+    def __init__(self, path: Path, opener: Opener | None = None) -> None:
+        self.catalog = Catalog(path)
+        self.opener: Opener = opener or Transient(self.catalog)
+
+    def list(self) -> list[VolumeFacts]:
+        return [volume_facts(entry) for entry in self.catalog.entries()]
+
+    def show(self, volume: str) -> ShowFacts:
+        entry = self._any(volume)
+        if isinstance(entry, Damaged):
+            return ShowFacts(volume_facts(entry), False, 0, None, None, None, (), ())
+        is_open, uses = self.opener.uses(entry)
+        try:
+            with self.opener.looking(entry) as opened:
+                native = opened.native
+                return ShowFacts(
+                    volume=volume_facts(entry),
+                    open=is_open,
+                    uses=uses,
+                    oldest=instant_facts(native.oldest()),
+                    latest=instant_facts(native.latest()),
+                    status=native.status(),
+                    bookmarks=tuple(opened.bookmarks()),
+                    faults=tuple(native.faults()),
+                )
+        except CdpError as error:
+            # What is known without the journal is still told: the command is how one learns of the damage.
+            return ShowFacts(volume_facts(entry), is_open, uses, None, None, None, (), (str(error),))
+
+    def create(self, name: str, size: int | None, block_size: int, origin: str | None) -> VolumeFacts:
+        found = _look_at_origin(origin) if origin is not None else None
+        if size is None:
+            if found is None:
+                raise Invalid("a volume needs a size, or an origin whose size it takes")
+            size = -(-found.size // SECTOR) * SECTOR
+        description = Description(secrets.token_hex(16), name, size, block_size, time.time_ns(), None, found)
+        entry = self.catalog.create(description, _lay_journal)
+        with suppress(CdpError):
+            self.catalog.sweep()
+        return volume_facts(entry)
+
+    def rename(self, volume: str, name: str) -> VolumeFacts:
+        entry = self.catalog.rename(self.catalog.find(volume), name)
+        self.opener.renamed(entry)
+        return volume_facts(entry)
+
+    def delete(self, volume: str, *, now: bool) -> VolumeFacts:
+        if not now:
+            entry = self.catalog.find(volume)
+            with self.opener.closed(entry):
+                return volume_facts(self.catalog.delete(entry, time.time_ns()))
+        doomed = self._any(volume)
+        with self.opener.closed(doomed):
+            self.catalog.purge(doomed)
+        return volume_facts(doomed)
+
+    def undelete(self, volume: str) -> VolumeFacts:
+        # A live volume that has the name is no reason to say "it is not deleted": the deleted one is meant.
+        gone = self.catalog.find_deleted(volume)
+        return volume_facts(self.catalog.undelete(gone))
+
+    def log(self, volume: str, since: When, until: When) -> LogFacts:
+        entry = self.catalog.find(volume, deleted=True)
+        with self.opener.looking(entry) as opened:
+            return timeline.gather(opened, volume_facts(entry), since, until)
+
+    def bookmark(self, volume: str, name: str, at: When, *, force: bool) -> BookmarkFacts:
+        with self.opener.writing(self.catalog.find(volume)) as opened:
+            return opened.add_bookmark(name, at, force=force)
+
+    def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts:
+        with self.opener.writing(self.catalog.find(volume)) as opened:
+            return opened.remove_bookmark(name)
+
+    def resolve(self, volume: str, wanted: When) -> InstantFacts:
+        with self.opener.looking(self.catalog.find(volume, deleted=True)) as opened:
+            return instant_facts(opened.resolve(wanted))
+
+    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]:
+        entry = self._any(volume)
+        found = [FindingFacts(str(entry.folder), problem) for problem in entry.problems]
+        if isinstance(entry, Damaged):
+            return tuple(found)
+        try:
+            with self.opener.looking(entry) as opened:
+                found += [_finding(entry, finding) for finding in opened.native.verify(progress)]
+        except CdpError as error:
+            found.append(FindingFacts(str(entry.folder), str(error)))
+        return tuple(found)
+
+    def accept_origin(self, volume: str) -> VolumeFacts:
+        entry = self.catalog.find(volume)
+        before = entry.description.origin
+        if before is None:
+            raise Invalid(f"{entry.name} has no origin")
+        now = _look_at_origin(before.path, claim=False)
+        if now == before:
+            return volume_facts(entry)
+        with self.opener.closed(entry):
+            pass
+        # The event first: an acceptance without its record would be silent, a record without effect is only repeated.
+        with Transient(self.catalog).writing(entry) as opened:
+            opened.append_event("origin-accepted", path=now.path, **_origin_change(before, now))
+        return volume_facts(self.catalog.accept_origin(entry, now))
+
+    def _any(self, volume: str) -> Entry | Damaged:
+        if is_volume_id(volume):
+            for entry in self.catalog.entries():
+                if isinstance(entry, Damaged) and entry.id == volume:
+                    return entry
+        return self.catalog.find(volume, deleted=True)
+
+
+def volume_facts(entry: Entry | Damaged) -> VolumeFacts:
+    """A catalog entry as plain values."""
+    if isinstance(entry, Damaged):
+        return VolumeFacts(entry.id, "damaged", problems=entry.problems)
+    it = entry.description
+    origin = OriginFacts(**asdict(it.origin)) if it.origin is not None else None
+    return VolumeFacts(
+        id=it.id,
+        state="deleted" if entry.deleted else "ok",
+        name=it.name,
+        size=it.size,
+        block_size=it.block_size,
+        created_stamp=it.created_stamp,
+        deleted_stamp=it.deleted_stamp,
+        origin=origin,
+        problems=entry.problems,
+    )
+
+
+def _lay_journal(folder: Path, description: Description) -> None:
+    from cdp import _native  # noqa: PLC0415 (most verbs do without it)
+
+    _native.create(str(folder), bytes.fromhex(description.id), description.size, description.created_stamp)
+
+
+def _look_at_origin(text: str, *, claim: bool = True) -> Origin:
+    opened = open_origin(text, claim=claim)
+    opened.close()
+    return opened.found
+
+
+def _origin_change(before: Origin, now: Origin) -> dict[str, str | int]:
+    return {
+        "size": now.size,
+        "identity": now.identity,
+        "changed": now.changed_stamp,
+        "size_before": before.size,
+        "identity_before": before.identity,
+        "changed_before": before.changed_stamp,
+    }
+
+
+def _finding(entry: Entry, finding: dict[str, int | str | None]) -> FindingFacts:
+    def number(key: str) -> int | None:
+        value = finding.get(key)
+        return value if isinstance(value, int) else None
+
+    return FindingFacts(
+        file=str(entry.folder / str(finding.get("file") or "")),
+        what=str(finding.get("what")),
+        segment=number("segment"),
+        lsn=number("lsn"),
+        offset=number("offset"),
+        length=number("length"),
+        repairable=bool(finding.get("repairable")),
+    )
+
+
+def _in_use(entry: Entry | Damaged) -> str:
+    name = entry.name if isinstance(entry, Entry) else entry.id
+    return f"{name} is open in another process that does not answer"

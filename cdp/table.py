@@ -1,0 +1,168 @@
+"""The volumes that the daemon has open: each opened on its first use, kept open, and closed only when nobody uses it.
+
+Invariants:
+- A volume is open at most once in the process; two first users wait for the one opening.
+- A volume that cannot be opened is an error for those who asked for it, and for nobody else; the next user tries again.
+- `sessions` counts what NBD clients hold, `calls` what the control API is doing: a volume is closed only when both are zero.
+- Counting never waits for an opening or a closing, so that a session's end never blocks the trio thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cdp import files
+from cdp.catalog import Catalog, Damaged, Entry
+from cdp.errors import Busy, CdpError, NotFound
+from cdp.store import Transient
+from cdp.volume import OpenVolume
+
+CALLS_WAIT_SECONDS = 10.0
+"""How long a deletion waits for control calls that look at the volume."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    opening: threading.Lock = field(default_factory=threading.Lock)
+    volume: OpenVolume | None = None
+    sessions: int = 0
+    calls: int = 0
+    retiring: bool = False
+
+
+class Table:
+    """An `Opener` (cdp/store.py) for a process that lives long. Every method may be called from any thread."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._transient = Transient(catalog)
+        self._slots: dict[str, _Slot] = {}
+        self._counts = threading.Condition()
+
+    def acquire(self, entry: Entry) -> OpenVolume:
+        """The open volume, for a session, until `release`."""
+        return self._hold(entry, "sessions")
+
+    def release(self, volume_id: str) -> None:
+        """Ends what `acquire` began. Does not wait."""
+        self._let_go(volume_id, "sessions")
+
+    @contextmanager
+    def looking(self, entry: Entry) -> Iterator[OpenVolume]:
+        if entry.deleted:
+            with self._transient.looking(entry) as volume:
+                yield volume
+            return
+        try:
+            held = self._hold(entry, "calls")
+        except CdpError:
+            # The writer could not open it, for its origin or its journal: what can be seen without, is.
+            with self._transient.looking(entry) as volume:
+                yield volume
+            return
+        try:
+            yield held
+        finally:
+            self._let_go(entry.id, "calls")
+
+    @contextmanager
+    def writing(self, entry: Entry) -> Iterator[OpenVolume]:
+        volume = self._hold(entry, "calls")
+        try:
+            yield volume
+        finally:
+            self._let_go(entry.id, "calls")
+
+    @contextmanager
+    def closed(self, entry: Entry | Damaged) -> Iterator[None]:
+        slot = self._retire(entry)
+        try:
+            with slot.opening:
+                if slot.volume is not None:
+                    volume, slot.volume = slot.volume, None
+                    volume.close()
+                name = entry.name if isinstance(entry, Entry) else entry.id
+                with files.locked(
+                    entry.folder / "lock", wait=False, busy=f"{name} is open in another process", create=True
+                ):
+                    yield
+        finally:
+            with self._counts:
+                slot.retiring = False
+
+    def renamed(self, entry: Entry) -> None:
+        with self._counts:
+            slot = self._slots.get(entry.id)
+            if slot is not None and slot.volume is not None:
+                slot.volume.renamed(entry)
+
+    def uses(self, entry: Entry) -> tuple[bool, int]:
+        with self._counts:
+            slot = self._slots.get(entry.id)
+            return (False, 0) if slot is None else (slot.volume is not None, slot.sessions)
+
+    def open_count(self) -> int:
+        """How many volumes are open."""
+        with self._counts:
+            return sum(slot.volume is not None for slot in self._slots.values())
+
+    def close(self) -> list[CdpError]:
+        """Closes every volume, whatever the others met; what went wrong. No call may come after it."""
+        errors = []
+        for slot in list(self._slots.values()):
+            with slot.opening:
+                volume, slot.volume = slot.volume, None
+                try:
+                    if volume is not None:
+                        volume.close()
+                except CdpError as error:
+                    errors.append(error)
+        return errors
+
+    def _hold(self, entry: Entry, count: Literal["sessions", "calls"]) -> OpenVolume:
+        with self._counts:
+            slot = self._slots.setdefault(entry.id, _Slot())
+            if slot.retiring:
+                raise Busy(f"{entry.name} is being deleted")
+            setattr(slot, count, getattr(slot, count) + 1)
+        try:
+            with slot.opening:
+                if slot.volume is None:
+                    slot.volume = self._open(entry)
+                return slot.volume
+        except BaseException:
+            self._let_go(entry.id, count)
+            raise
+
+    def _open(self, entry: Entry) -> OpenVolume:
+        # The entry may be older than a deletion by another process: the catalog says what counts.
+        current = self._catalog.get(entry.id)
+        if current.deleted:
+            raise NotFound(f"{entry.name} was deleted")
+        return OpenVolume(self._catalog.heal(current))
+
+    def _let_go(self, volume_id: str, count: Literal["sessions", "calls"]) -> None:
+        with self._counts:
+            slot = self._slots[volume_id]
+            setattr(slot, count, getattr(slot, count) - 1)
+            self._counts.notify_all()
+
+    def _retire(self, entry: Entry | Damaged) -> _Slot:
+        with self._counts:
+            slot = self._slots.setdefault(entry.id, _Slot())
+            name = entry.name if isinstance(entry, Entry) else entry.id
+            if slot.retiring:
+                raise Busy(f"{name} is being deleted")
+            if slot.sessions:
+                raise Busy(
+                    f"{name} is in use by {slot.sessions} session{'s' if slot.sessions > 1 else ''} of NBD clients"
+                )
+            slot.retiring = True
+            if not self._counts.wait_for(lambda: not slot.calls, CALLS_WAIT_SECONDS):
+                slot.retiring = False
+                raise Busy(f"{name} is in use by another command")
+            return slot
