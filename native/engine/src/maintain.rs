@@ -35,7 +35,11 @@ pub struct Ended {
 
 impl Ended {
     pub fn of(writer: &Writer) -> Ended {
-        Ended { segment: writer.segment.clone(), tail_offset: writer.offset(), previous_lsn: writer.segment_previous_lsn }
+        Ended {
+            segment: writer.segment.clone(),
+            tail_offset: writer.offset(),
+            previous_lsn: writer.segment_previous_lsn,
+        }
     }
 }
 
@@ -77,7 +81,8 @@ impl Volume {
             return Ok(());
         };
         let epoch = self.manifest.lock().content.state.epoch;
-        let item = write_footer(&ended.segment, table, ended.tail_offset, ended.previous_lsn, epoch, false).map_err(|e| self.footer_failed(e))?;
+        let item = write_footer(&ended.segment, table, ended.tail_offset, ended.previous_lsn, epoch, false)
+            .map_err(|e| self.footer_failed(e))?;
         let committed = self.manifest.lock().commit(&[Edit::SetSegment(item.clone())]);
         committed.map_err(|e| self.commit_failed(e))?;
         self.index.seal(Arc::new(Sealed::new(item, self.facts, self.faults.clone())));

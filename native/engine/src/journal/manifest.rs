@@ -364,9 +364,7 @@ impl Manifest {
         self.content.generation += 1;
         let frame = self.content.encode_frame(self.content.generation, edits, false);
         let result = match &mut self.copies {
-            Some(copies) if copies.iter().all(|c| c.bytes < EDITS_MAX + 2 * c.snapshot_bytes) => {
-                append(copies, &frame)
-            }
+            Some(copies) if copies.iter().all(|c| c.bytes < EDITS_MAX + 2 * c.snapshot_bytes) => append(copies, &frame),
             _ => self.rewrite_copies(),
         };
         if let Err(CommitError::NotDone(_)) = result {
