@@ -139,6 +139,10 @@ impl Volume {
                 return Err(error);
             }
         }
+        if let Err(error) = writer.scrub() {
+            *self.spare.lock() = Some(next);
+            return Err(error);
+        }
         self.durability.leave(writer.segment.file.clone());
         self.index.files.put(next.id.0, next.file.clone());
         self.index.rotate(next.id.0, first.lsn);

@@ -65,6 +65,11 @@ impl Volume {
 
     /// Seals what was ended and makes the spare.
     pub(crate) fn maintain(&self) -> Result<()> {
+        self.seal_ended()?;
+        self.make_spare()
+    }
+
+    fn seal_ended(&self) -> Result<()> {
         let _one_at_a_time = self.maintenance.lock();
         loop {
             let ended = self.maintenance_wake.0.lock().ended.front().cloned();
@@ -72,7 +77,7 @@ impl Volume {
             self.seal(&ended)?;
             self.maintenance_wake.0.lock().ended.pop_front();
         }
-        self.make_spare()
+        Ok(())
     }
 
     fn seal(&self, ended: &Ended) -> Result<()> {
@@ -90,7 +95,8 @@ impl Volume {
     }
 
     fn make_spare(&self) -> Result<()> {
-        if self.spare.lock().is_some() || self.is_closed() {
+        let _one_at_a_time = self.maintenance.lock();
+        if self.spare.lock().is_some() {
             return Ok(());
         }
         let mut manifest = self.manifest.lock();
@@ -159,11 +165,12 @@ impl Volume {
         if writer.has_news(self.durability.known()) {
             self.append_empty(&mut writer, self.ring.published() + 1)?;
         }
+        writer.scrub()?;
         self.index.rotate(0, 0);
         if writer.entries > 0 {
             self.maintenance_wake.0.lock().ended.push_back(Ended::of(&writer));
         }
-        self.maintain()?;
+        self.seal_ended()?;
         let (next_lsn, last_stamp, clock_epoch) = self.ring.clock();
         let mut manifest = self.manifest.lock();
         let open: Vec<SegmentId> = manifest.content.segments.values().filter(|s| !s.sealed).map(|s| s.id).collect();
