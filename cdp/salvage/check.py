@@ -118,7 +118,7 @@ def _check_one(volume: Volume, item: CheckpointItem, extents: ExtentMap) -> None
         volume.report.damage(item.file_name, "the manifest names it, but there is no such file")
         return
     try:
-        check_checkpoint(file, item, volume.folder.name, extents, volume.history, volume.report)
+        check_checkpoint(volume, item, file, extents)
     finally:
         file.close()
 

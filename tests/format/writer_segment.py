@@ -184,11 +184,15 @@ class SegmentWriter:
     def seal(self, last_lsn: int | None = None) -> dict[str, int]:
         """Writes the footer and returns the fields of the manifest's item.
 
-        With `last_lsn`, what recovery does: records behind it do not count, and the footer follows the last batch that does.
+        With `last_lsn`, what recovery does: records behind it do not count, batches are put back from their echoes, and
+        the footer follows the last batch that counts.
         """
         if last_lsn is not None:
             kept = [batch.end for batch in self.batches if batch.entries and batch.first_lsn <= last_lsn]
             del self.data[max(kept, default=PAGE) :]
+            for batch in self.batches:
+                if batch.end <= len(self.data):  # a batch that only an echo held must not go with the echo
+                    self.data[batch.offset : batch.offset + len(batch.copied)] = batch.copied
         last_lsn = self.last_lsn if last_lsn is None else last_lsn
         self.footer_offset = round_up(len(self.data), PAGE)
         self.data += MEANINGLESS * (self.footer_offset - len(self.data))

@@ -153,7 +153,7 @@ def test_a_time_names_the_last_record_not_after_it(seed: int, steps: int) -> Non
     stamps = [stamp for rows in epochs.values() for stamp, _ in rows]
     with tempfile.TemporaryDirectory() as folder:
         history = open_volume(made.volume.save(Path(folder))).history
-        for stamp in {near for stamp in stamps for near in (stamp - 1, stamp, stamp + 1)}:
+        for stamp in {exact + off for exact in stamps for off in (-1, 0, 1)}:
             if stamp < made.volume.created:
                 continue
             newest = max(number for number, rows in epochs.items() if rows[0][0] <= stamp)

@@ -264,6 +264,18 @@ def test_a_durable_record_without_a_copy_makes_all_unreadable_until_covered(tmp_
     assert partly == bytes(2 * SECTOR) + b"3" * SECTOR + b"4" * SECTOR + bytes(4 * SECTOR)
 
 
+def test_an_echo_counts_whose_own_batch_is_known_by_an_echo_only(tmp_path: Path) -> None:
+    made = Modelled(VolumeWriter(size=8 * SECTOR))
+    for number in range(3):
+        record = Record(made.volume.created + number, (data(number, bytes([65 + number]) * SECTOR),))
+        made.append(record, sync=True, fresh=True)
+    for batch in made.volume.active.batches[:2]:
+        made.volume.active.data[batch.offset + 8] ^= 1
+    found = _damage(made.volume.save(tmp_path / "store"))
+    assert sum("stands in" in finding.text for finding in found) == 2
+    _reads_as_the_model(tmp_path / "store", made, tmp_path / "out")
+
+
 def test_a_missing_record_above_the_durable_lsn_cuts_the_tail(tmp_path: Path) -> None:
     made = Modelled(VolumeWriter(size=8 * SECTOR))
     at = made.volume.created
