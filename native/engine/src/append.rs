@@ -113,13 +113,7 @@ impl Volume {
         let epoch = state.epoch + 1;
         let active = segment::create(&*self.storage, &self.id, id, epoch, false)?;
         let spare = segment::create(&*self.storage, &self.id, spare_id, epoch, true)?;
-        let state = StateItem {
-            clean: false,
-            epoch,
-            next_lsn: Lsn(first.lsn),
-            next_segment: spare_id.0 + 1,
-            ..state
-        };
+        let state = StateItem { clean: false, epoch, next_lsn: Lsn(first.lsn), next_segment: spare_id.0 + 1, ..state };
         let edits = [Edit::State(state), open_item(&active, epoch), open_item(&spare, epoch)];
         manifest.commit(&edits).map_err(|e| self.commit_failed(e))?;
         drop(manifest);
@@ -145,6 +139,10 @@ impl Volume {
                 return Err(error);
             }
         }
+        if let Err(error) = writer.scrub() {
+            *self.spare.lock() = Some(next);
+            return Err(error);
+        }
         self.durability.leave(writer.segment.file.clone());
         self.index.files.put(next.id.0, next.file.clone());
         self.index.rotate(next.id.0, first.lsn);
@@ -165,7 +163,9 @@ impl Volume {
         let faults = self.read(crate::index::map::At::Live, sector * SECTOR, content)?;
         match faults.first() {
             None => Ok(()),
-            Some(fault) => Err(Error::new(fault.kind, format!("the rest of the sector cannot be read: {}", fault.message))),
+            Some(fault) => {
+                Err(Error::new(fault.kind, format!("the rest of the sector cannot be read: {}", fault.message)))
+            }
         }
     }
 }

@@ -91,6 +91,10 @@ impl Volume {
             let upto = self.ring.published().max(self.index.published());
             let mut files = std::mem::take(&mut self.durability.state.lock().left);
             if let Some(writer) = guard.as_mut() {
+                if let Err(error) = writer.scrub() {
+                    self.durability.state.lock().left = files;
+                    return Err(error);
+                }
                 writer.begin_page();
                 files.push(writer.segment.file.clone());
             }

@@ -92,15 +92,14 @@ impl Volume {
         let stretches = self.stretches();
         let mut epochs: Vec<u32> = stretches.iter().map(|s| s.clock_epoch).collect();
         epochs.dedup();
-        let first_stamp = |epoch: u32| stretches.iter().find(|s| s.clock_epoch == epoch).map_or(u64::MAX, |s| s.first.1);
+        let first_stamp =
+            |epoch: u32| stretches.iter().find(|s| s.clock_epoch == epoch).map_or(u64::MAX, |s| s.first.1);
         let holding: Vec<u32> = epochs.iter().copied().filter(|&epoch| first_stamp(epoch) <= stamp).collect();
         let Some((&newest, older)) = holding.split_last() else {
             return Ok(self.oldest());
         };
         let mut found = self.find_in_epoch(&stretches, newest, stamp)?;
-        let holds_too = |epoch: &&u32| {
-            stretches.iter().filter(|s| s.clock_epoch == **epoch).any(|s| s.last.1 >= stamp)
-        };
+        let holds_too = |epoch: &&u32| stretches.iter().filter(|s| s.clock_epoch == **epoch).any(|s| s.last.1 >= stamp);
         if let Some(&other) = older.iter().rev().find(holds_too) {
             found.other = Some(self.find_in_epoch(&stretches, other, stamp)?.lsn);
         }
@@ -109,7 +108,8 @@ impl Volume {
 
     fn find_in_epoch(&self, stretches: &[Stretch], epoch: u32, stamp: u64) -> Result<Instant> {
         let inside = stretches.iter().filter(|s| s.clock_epoch == epoch && s.first.1 <= stamp);
-        let Some(stretch) = inside.last() else {
+        let mut inside = inside;
+        let Some(stretch) = inside.next_back() else {
             return Ok(self.oldest());
         };
         let found = match &stretch.part {

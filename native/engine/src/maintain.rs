@@ -35,7 +35,11 @@ pub struct Ended {
 
 impl Ended {
     pub fn of(writer: &Writer) -> Ended {
-        Ended { segment: writer.segment.clone(), tail_offset: writer.offset(), previous_lsn: writer.segment_previous_lsn }
+        Ended {
+            segment: writer.segment.clone(),
+            tail_offset: writer.offset(),
+            previous_lsn: writer.segment_previous_lsn,
+        }
     }
 }
 
@@ -61,6 +65,11 @@ impl Volume {
 
     /// Seals what was ended and makes the spare.
     pub(crate) fn maintain(&self) -> Result<()> {
+        self.seal_ended()?;
+        self.make_spare()
+    }
+
+    fn seal_ended(&self) -> Result<()> {
         let _one_at_a_time = self.maintenance.lock();
         loop {
             let ended = self.maintenance_wake.0.lock().ended.front().cloned();
@@ -68,7 +77,7 @@ impl Volume {
             self.seal(&ended)?;
             self.maintenance_wake.0.lock().ended.pop_front();
         }
-        self.make_spare()
+        Ok(())
     }
 
     fn seal(&self, ended: &Ended) -> Result<()> {
@@ -77,7 +86,8 @@ impl Volume {
             return Ok(());
         };
         let epoch = self.manifest.lock().content.state.epoch;
-        let item = write_footer(&ended.segment, table, ended.tail_offset, ended.previous_lsn, epoch, false).map_err(|e| self.footer_failed(e))?;
+        let item = write_footer(&ended.segment, table, ended.tail_offset, ended.previous_lsn, epoch, false)
+            .map_err(|e| self.footer_failed(e))?;
         let committed = self.manifest.lock().commit(&[Edit::SetSegment(item.clone())]);
         committed.map_err(|e| self.commit_failed(e))?;
         self.index.seal(Arc::new(Sealed::new(item, self.facts, self.faults.clone())));
@@ -85,7 +95,8 @@ impl Volume {
     }
 
     fn make_spare(&self) -> Result<()> {
-        if self.spare.lock().is_some() || self.is_closed() {
+        let _one_at_a_time = self.maintenance.lock();
+        if self.spare.lock().is_some() {
             return Ok(());
         }
         let mut manifest = self.manifest.lock();
@@ -154,11 +165,12 @@ impl Volume {
         if writer.has_news(self.durability.known()) {
             self.append_empty(&mut writer, self.ring.published() + 1)?;
         }
+        writer.scrub()?;
         self.index.rotate(0, 0);
         if writer.entries > 0 {
             self.maintenance_wake.0.lock().ended.push_back(Ended::of(&writer));
         }
-        self.maintain()?;
+        self.seal_ended()?;
         let (next_lsn, last_stamp, clock_epoch) = self.ring.clock();
         let mut manifest = self.manifest.lock();
         let open: Vec<SegmentId> = manifest.content.segments.values().filter(|s| !s.sealed).map(|s| s.id).collect();

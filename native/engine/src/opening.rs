@@ -164,14 +164,23 @@ fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery, open: &[OpenSegm
     let mut items: Vec<SegmentItem> = Vec::new();
     for segment in &recovery.segments {
         let epoch = manifest.content.segments.get(&segment.open.id).map_or(state.epoch, |item| item.epoch);
-        let item = maintain::write_footer(&segment.open, &segment.table, segment.tail_offset, segment.previous_lsn, epoch, true);
+        let item = maintain::write_footer(
+            &segment.open,
+            &segment.table,
+            segment.tail_offset,
+            segment.previous_lsn,
+            epoch,
+            true,
+        );
         items.push(item.map_err(maintain::FooterError::into_error)?);
     }
     let newest = items.last().cloned().or_else(|| sealed_items(&manifest.content).pop());
-    let (last_stamp, clock_epoch) = newest.map_or((manifest.content.created, 0), |item| (item.last_stamp, item.clock_epoch));
+    let (last_stamp, clock_epoch) =
+        newest.map_or((manifest.content.created, 0), |item| (item.last_stamp, item.clock_epoch));
     let floor = state.next_lsn.0.max(recovery.seen_lsn) + LSN_RESERVE;
     let kept: HashSet<u32> = items.iter().map(|item| item.id.0).collect();
-    let dropped = open.iter().filter(|segment| !kept.contains(&segment.id.0)).map(|segment| Edit::DropSegment(segment.id));
+    let dropped =
+        open.iter().filter(|segment| !kept.contains(&segment.id.0)).map(|segment| Edit::DropSegment(segment.id));
     let state = StateItem { clean: true, next_lsn: Lsn(floor), last_stamp, clock_epoch, ..state };
     let mut edits = vec![Edit::State(state)];
     edits.extend(dropped);
@@ -184,7 +193,8 @@ fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     let named: HashSet<String> = manifest.content.segments.keys().map(|&id| file_name(id)).collect();
     let names = storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
     let left = |name: &&String| {
-        (name.starts_with("manifest.") && name.ends_with(".tmp")) || (name.starts_with("segment-") && !named.contains(*name))
+        (name.starts_with("manifest.") && name.ends_with(".tmp"))
+            || (name.starts_with("segment-") && !named.contains(*name))
     };
     names.iter().filter(left).for_each(|name| drop(storage.remove(name)));
     Ok(())

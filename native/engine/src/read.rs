@@ -43,7 +43,14 @@ impl Volume {
     }
 
     /// A part of a read that lies in one leaf.
-    fn read_leaf(&self, at: At, offset: u64, buffer: &mut [u8], scratch: &mut Scratch, faults: &mut Vec<Fault>) -> Result<()> {
+    fn read_leaf(
+        &self,
+        at: At,
+        offset: u64,
+        buffer: &mut [u8],
+        scratch: &mut Scratch,
+        faults: &mut Vec<Fault>,
+    ) -> Result<()> {
         let end = offset + buffer.len() as u64;
         let mut mapped = std::mem::take(&mut scratch.mapped);
         mapped.clear();
@@ -79,7 +86,14 @@ impl Volume {
         if let Err(error) = origin.read_at(under, offset) {
             under.fill(0);
             let message = format!("the origin cannot be read at {offset}: {}", error.message);
-            faults.push(Fault { offset, bytes: inside as u64, lsn: Lsn::ZERO, segment: SegmentId(0), kind: error.kind, message });
+            faults.push(Fault {
+                offset,
+                bytes: inside as u64,
+                lsn: Lsn::ZERO,
+                segment: SegmentId(0),
+                kind: error.kind,
+                message,
+            });
         }
     }
 

@@ -10,12 +10,28 @@ use crate::units::SECTOR;
 #[derive(Clone, Debug)]
 pub enum Piece {
     /// Whole sectors whose payload, `stored` bytes, lies in the request's buffer.
-    Data { start: u64, sectors: u32, stored: u32, crc: u32 },
+    Data {
+        start: u64,
+        sectors: u32,
+        stored: u32,
+        crc: u32,
+    },
     /// Sectors that read as zeros (Zero, Trim).
-    Zeros { start: u64, sectors: u64, kind: RecordKind },
+    Zeros {
+        start: u64,
+        sectors: u64,
+        kind: RecordKind,
+    },
     /// Bytes `from..to` of one sector: the rest of it is read in the order of LSNs, by the leader.
-    Edge { sector: u64, from: u16, bytes: Vec<u8> },
-    Control { stored: u32, crc: u32 },
+    Edge {
+        sector: u64,
+        from: u16,
+        bytes: Vec<u8>,
+    },
+    Control {
+        stored: u32,
+        crc: u32,
+    },
     Void,
 }
 
@@ -81,7 +97,11 @@ impl Request {
 
     fn push_edge(&mut self, offset: u64, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.pieces.push(Piece::Edge { sector: offset / SECTOR, from: (offset % SECTOR) as u16, bytes: bytes.to_vec() });
+            self.pieces.push(Piece::Edge {
+                sector: offset / SECTOR,
+                from: (offset % SECTOR) as u16,
+                bytes: bytes.to_vec(),
+            });
         }
     }
 
@@ -172,15 +192,20 @@ mod tests {
         let data: Vec<u8> = (0..1030u32).map(|i| i as u8).collect();
         let mut request = Request::write(510, &data);
         assert!(request.has_edges());
-        request.merge_edges(|sector, content| {
-            content.fill(sector as u8 + 200);
-            Ok(())
-        })
-        .unwrap();
-        let spans: Vec<_> = request.pieces.iter().map(|p| match p {
-            Piece::Data { start, sectors, .. } => (*start, *sectors),
-            other => panic!("{other:?}"),
-        }).collect();
+        request
+            .merge_edges(|sector, content| {
+                content.fill(sector as u8 + 200);
+                Ok(())
+            })
+            .unwrap();
+        let spans: Vec<_> = request
+            .pieces
+            .iter()
+            .map(|p| match p {
+                Piece::Data { start, sectors, .. } => (*start, *sectors),
+                other => panic!("{other:?}"),
+            })
+            .collect();
         assert_eq!(spans, [(0, 1), (1, 2), (3, 1)]);
     }
 

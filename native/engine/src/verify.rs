@@ -141,7 +141,8 @@ impl Volume {
         let named: HashSet<String> = manifest.content.segments.keys().map(|&id| file_name(id)).collect();
         let names = self.storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
         let known = |name: &String| {
-            named.contains(name) || matches!(name.as_str(), "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock")
+            named.contains(name)
+                || matches!(name.as_str(), "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock")
         };
         for name in names.into_iter().filter(|name| !known(name)) {
             let what = "no manifest names this file; the next writer removes it if it is a crash's".to_owned();
@@ -171,10 +172,10 @@ impl Check<'_> {
     }
 
     fn scan(&mut self, scanned: &Scan) {
-        for at in &scanned.from_echo {
+        for (at, _) in &scanned.from_echo {
             self.add_repairable(format!("the directory at offset {at} is damaged; its echo stands in"));
         }
-        for at in &scanned.bad_echoes {
+        for (at, _) in &scanned.bad_echoes {
             self.add_repairable(format!("an echo in or of the batch at offset {at} is damaged"));
         }
     }
@@ -200,7 +201,10 @@ impl Check<'_> {
         let mut previous: Option<&Meta> = None;
         for meta in &scanned.metas {
             if previous.is_some_and(|p| p.last_lsn() < meta.header.previous_lsn) && meta.header.previous_lsn <= last.0 {
-                self.add(format!("records up to {} are lost with both copies of their directory", meta.header.previous_lsn));
+                self.add(format!(
+                    "records up to {} are lost with both copies of their directory",
+                    meta.header.previous_lsn
+                ));
             }
             previous = Some(meta);
             for placed in meta.placed().filter(|p| p.lsn <= last.0) {

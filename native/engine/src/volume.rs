@@ -85,7 +85,9 @@ impl Volume {
     /// Lays an empty volume into an existing, empty folder. `size` in bytes, whole sectors.
     pub fn create(storage: Arc<dyn Storage>, id: [u8; 16], size: u64, created: Stamp) -> Result<()> {
         if size == 0 || size % SECTOR != 0 || size / SECTOR >= 1 << 48 {
-            return Err(Error::invalid(format!("a volume of {size} bytes: it must be 1 to 2^48 - 1 sectors of 512 bytes")));
+            return Err(Error::invalid(format!(
+                "a volume of {size} bytes: it must be 1 to 2^48 - 1 sectors of 512 bytes"
+            )));
         }
         let names = storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
         if names.iter().any(|name| name.starts_with("manifest.")) {
@@ -100,7 +102,11 @@ impl Volume {
     }
 
     /// Opens for looking: no lock, nothing is changed on disk, also beside a live writer, whose later records it does not see.
-    pub fn open_read_only(storage: Arc<dyn Storage>, origin: Option<Arc<dyn Origin>>, options: Options) -> Result<Arc<Volume>> {
+    pub fn open_read_only(
+        storage: Arc<dyn Storage>,
+        origin: Option<Arc<dyn Origin>>,
+        options: Options,
+    ) -> Result<Arc<Volume>> {
         opening::open(storage, origin, options, true)
     }
 

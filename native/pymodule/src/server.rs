@@ -8,6 +8,9 @@ use cdp_nbd::{Config, Export, Mode, Server};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+/// Called with a session's number and why it ended.
+type OnEnd = Box<dyn FnOnce(u64, &str) + Send>;
+
 use crate::errors::raise;
 use crate::view::PyView;
 use crate::volume::PyVolume;
@@ -50,7 +53,7 @@ impl PyServer {
             Err(_) => Export::View(export.cast::<PyView>()?.get().view.clone()),
         };
         let mode = Mode { structured, extended, contexts };
-        let on_end = on_end.map(|call| -> Box<dyn FnOnce(u64, &str) + Send> {
+        let on_end = on_end.map(|call| -> OnEnd {
             Box::new(move |session, reason| {
                 Python::attach(|py| {
                     if let Err(e) = call.call1(py, (session, reason)) {

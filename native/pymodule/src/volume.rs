@@ -23,6 +23,9 @@ pub fn create(py: Python<'_>, folder: &str, volume_id: &[u8], size: u64, created
     py.detach(|| Volume::create(disk(folder)?, id, size, Stamp(created))).map_err(raise)
 }
 
+/// Minute, data records, zero and trim records, raw bytes, stored bytes.
+type ActivityRow = (u64, u64, u64, u64, u64);
+
 #[pyclass(name = "Instant", module = "cdp._native", frozen, get_all)]
 pub struct PyInstant {
     lsn: u64,
@@ -169,7 +172,7 @@ impl PyVolume {
         controls.iter().map(|c| (c.lsn, c.stamp, PyBytes::new(py, &c.document))).collect()
     }
 
-    fn activity(&self, py: Python<'_>, since_lsn: u64, until_lsn: u64) -> PyResult<Vec<(u64, u64, u64, u64, u64)>> {
+    fn activity(&self, py: Python<'_>, since_lsn: u64, until_lsn: u64) -> PyResult<Vec<ActivityRow>> {
         let rows = py.detach(|| self.volume.activity(Lsn(since_lsn), Lsn(until_lsn))).map_err(raise)?;
         Ok(rows.iter().map(|a| (a.minute, a.data_records, a.zero_records, a.raw_bytes, a.stored_bytes)).collect())
     }

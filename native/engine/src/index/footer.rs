@@ -64,7 +64,10 @@ pub fn build(table: &Memtable, nonce: u64, site: Site) -> Vec<u8> {
     put_u64(&mut trailer, 32, sections_offset);
     put_u32(&mut trailer, 40, SECTIONS);
     put_u32(&mut trailer, 44, blocks.entries);
-    [first_lsn, last_lsn, first_stamp, last_stamp].iter().enumerate().for_each(|(i, &w)| put_u64(&mut trailer, 48 + 8 * i, w));
+    [first_lsn, last_lsn, first_stamp, last_stamp]
+        .iter()
+        .enumerate()
+        .for_each(|(i, &w)| put_u64(&mut trailer, 48 + 8 * i, w));
     put_u32(&mut trailer, 80, table.clock_epoch);
     put_u64(&mut trailer, 84, site.tail_offset);
     put_u32(&mut trailer, 92, site.tail_crc);
@@ -83,7 +86,9 @@ fn stamp_fences(table: &Memtable) -> Vec<StampFence> {
     let mut items = 0;
     for (i, batch) in table.batches().iter().enumerate() {
         let before = table.items_before(i);
-        let due = fences.last().is_none_or(|last| before - items >= STAMP_ENTRIES || batch.offset - last.offset >= STAMP_BYTES);
+        let due = fences
+            .last()
+            .is_none_or(|last| before - items >= STAMP_ENTRIES || batch.offset - last.offset >= STAMP_BYTES);
         if due {
             let &super::memtable::BatchMark { first_lsn, base_stamp, offset, .. } = batch;
             fences.push(StampFence { first_lsn, base_stamp, offset });

@@ -115,7 +115,11 @@ impl Leaf {
         let (start, end) = (u32::from(new.start), new.end());
         let mut low = self.extents.partition_point(|e| e.end() <= start);
         let mut high = low + self.extents[low..].partition_point(|e| u32::from(e.start) < end);
-        if high == low + 1 && self.extents[low].start == new.start && self.extents[low].sectors == new.sectors && !new.is_zero() {
+        if high == low + 1
+            && self.extents[low].start == new.start
+            && self.extents[low].sectors == new.sectors
+            && !new.is_zero()
+        {
             self.extents[low] = new;
             return;
         }
@@ -138,9 +142,11 @@ impl Leaf {
         let mut kept = 0;
         if new.is_zero() {
             // Take zero neighbours in, so that they merge too.
-            let left_touches = low > 0 && self.extents[low - 1].is_zero() && self.extents[low - 1].end() == u32::from(pieces[0].start);
-            let right_touches =
-                high < self.extents.len() && self.extents[high].is_zero() && u32::from(self.extents[high].start) == pieces[count - 1].end();
+            let left_touches =
+                low > 0 && self.extents[low - 1].is_zero() && self.extents[low - 1].end() == u32::from(pieces[0].start);
+            let right_touches = high < self.extents.len()
+                && self.extents[high].is_zero()
+                && u32::from(self.extents[high].start) == pieces[count - 1].end();
             if left_touches && pieces[0].is_zero() {
                 low -= 1;
                 pieces[0].sectors += self.extents[low].sectors;
@@ -216,23 +222,26 @@ mod tests {
             let mut cells: Vec<Option<(u64, Place)>> = vec![None; LEAF_SECTORS as usize];
             for lsn in 1..300u64 {
                 let sectors = 1 + random(&mut random_seed, 128);
-                let start = (base + random(&mut random_seed, LEAF_SECTORS)).saturating_sub(random(&mut random_seed, 200));
+                let start =
+                    (base + random(&mut random_seed, LEAF_SECTORS)).saturating_sub(random(&mut random_seed, 200));
                 let place = match random(&mut random_seed, 5) {
                     0 | 1 => Place::Zero,
                     2 => Place::Damaged,
-                    _ => Place::Data { segment: 3, offset: lsn as u32 * 64, stored: 5 + lsn as u32, skip: 0, record_sectors: sectors as u8 },
+                    _ => Place::Data {
+                        segment: 3,
+                        offset: lsn as u32 * 64,
+                        stored: 5 + lsn as u32,
+                        skip: 0,
+                        record_sectors: sectors as u8,
+                    },
                 };
                 let version = Version { start, sectors, lsn, place };
                 leaf.overlay(leaf_number, &version, 0);
                 for sector in version.start.max(base)..version.end().min(base + LEAF_SECTORS) {
                     let place = match place {
-                        Place::Data { segment, offset, stored, record_sectors, .. } => Place::Data {
-                            segment,
-                            offset,
-                            stored,
-                            skip: (sector - start) as u8,
-                            record_sectors,
-                        },
+                        Place::Data { segment, offset, stored, record_sectors, .. } => {
+                            Place::Data { segment, offset, stored, skip: (sector - start) as u8, record_sectors }
+                        }
                         other => other,
                     };
                     cells[(sector - base) as usize] = Some((if place == Place::Zero { 0 } else { lsn }, place));

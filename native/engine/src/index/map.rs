@@ -69,9 +69,16 @@ pub struct CacheFacts {
 }
 
 impl Index {
-    pub fn new(files: Files, cache_bytes: usize, sealed: Vec<Arc<Sealed>>, frozen: Vec<Arc<Memtable>>, published: u64) -> Index {
+    pub fn new(
+        files: Files,
+        cache_bytes: usize,
+        sealed: Vec<Arc<Sealed>>,
+        frozen: Vec<Arc<Memtable>>,
+        published: u64,
+    ) -> Index {
         let first = |table: &Arc<Memtable>| (table.segment, table.first().map_or(published, |(lsn, _)| lsn));
-        let first_lsns = sealed.iter().map(|s| (s.item.id.0, s.item.first_lsn.0)).chain(frozen.iter().map(first)).collect();
+        let first_lsns =
+            sealed.iter().map(|s| (s.item.id.0, s.item.first_lsn.0)).chain(frozen.iter().map(first)).collect();
         let inner = Inner {
             active: Memtable::new(0),
             frozen,

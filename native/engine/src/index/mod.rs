@@ -18,7 +18,13 @@ pub const LEAF_SECTORS: u64 = 8192;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A payload in a segment; `skip` sectors of its `record_sectors` lie before the first one meant.
-    Data { segment: u32, offset: u32, stored: u32, skip: u8, record_sectors: u8 },
+    Data {
+        segment: u32,
+        offset: u32,
+        stored: u32,
+        skip: u8,
+        record_sectors: u8,
+    },
     Zero,
     /// Lost; reads fail.
     Damaged,

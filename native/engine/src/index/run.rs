@@ -218,10 +218,10 @@ mod tests {
                     0 => (1 << 33, Place::Zero),
                     1 => (9, Place::Zero),
                     2 => (3, Place::Damaged),
-                    3 => {
-                        (5, Place::Data { segment: 9, offset: 77, stored: 300, skip: 2, record_sectors: 8 })
+                    3 => (5, Place::Data { segment: 9, offset: 77, stored: 300, skip: 2, record_sectors: 8 }),
+                    _ => {
+                        (8, Place::Data { segment: 4, offset: i as u32 * 64, stored: 4100, skip: 0, record_sectors: 8 })
                     }
-                    _ => (8, Place::Data { segment: 4, offset: i as u32 * 64, stored: 4100, skip: 0, record_sectors: 8 }),
                 };
                 Version { start, sectors, lsn: 1000 + i * 3, place }
             })

@@ -131,7 +131,8 @@ impl Sealed {
     }
 
     fn rebuild(&self, files: &Files, why: &str) -> Result<Memtable> {
-        let fault = format!("{}: the footer is damaged ({why}); it is rebuilt from the batches", file_name(self.item.id));
+        let fault =
+            format!("{}: the footer is damaged ({why}); it is rebuilt from the batches", file_name(self.item.id));
         let mut faults = self.faults.lock();
         if !faults.contains(&fault) {
             faults.push(fault);

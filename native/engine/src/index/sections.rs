@@ -66,7 +66,8 @@ pub fn decode_segments(body: &[u8]) -> Option<Vec<u32>> {
 }
 
 pub fn decode_fences(body: &[u8]) -> Option<Vec<Fence>> {
-    let fences = rows::<3>(body)?.map(|[start, end, lsn]| (start <= end && end <= 1 << 48).then_some(Fence { start, end, lsn }));
+    let fences =
+        rows::<3>(body)?.map(|[start, end, lsn]| (start <= end && end <= 1 << 48).then_some(Fence { start, end, lsn }));
     fences.collect()
 }
 

@@ -57,7 +57,7 @@ pub fn recover(open: Vec<OpenSegment>, last_lsn: u64, volume: &Volume) -> Result
         if recovery.cut.is_some() {
             break;
         }
-        name_scan_damage(&segment, &scan, &mut recovery.damage);
+        name_scan_damage(&segment, &scan, durable_lsn, &mut recovery.damage);
         let mut walk = Walk {
             table: Memtable::new(segment.id.0),
             tail_offset: 0,
@@ -77,7 +77,12 @@ pub fn recover(open: Vec<OpenSegment>, last_lsn: u64, volume: &Volume) -> Result
         recovery.cut = walk.cut;
         if !walk.table.is_empty() {
             let previous_lsn = recovery.last_lsn;
-            recovery.segments.push(Recovered { open: segment, table: walk.table, tail_offset: walk.tail_offset, previous_lsn });
+            recovery.segments.push(Recovered {
+                open: segment,
+                table: walk.table,
+                tail_offset: walk.tail_offset,
+                previous_lsn,
+            });
         }
         recovery.last_lsn = walk.last_lsn;
     }
@@ -127,11 +132,16 @@ pub fn table_between(segment: &OpenSegment, range: (u64, u64), last_lsn: u64) ->
     Ok(complete.then_some(table))
 }
 
-fn name_scan_damage(segment: &OpenSegment, scan: &Scan, damage: &mut Vec<String>) {
+/// Names what is damaged; above the LSN known durable it is what a crash leaves.
+fn name_scan_damage(segment: &OpenSegment, scan: &Scan, durable_lsn: u64, damage: &mut Vec<String>) {
     let name = file_name(segment.id);
-    let from_echo = scan.from_echo.iter().map(|at| format!("{name}: the directory at offset {at} is damaged; its echo stands in"));
-    let bad_echo = scan.bad_echoes.iter().map(|at| format!("{name}: an echo in or of the batch at offset {at} is damaged"));
-    damage.extend(from_echo.chain(bad_echo));
+    let durable = |&&(_, first_lsn): &&(u64, u64)| first_lsn <= durable_lsn;
+    let from_echo = scan.from_echo.iter().filter(durable);
+    let bad_echoes = scan.bad_echoes.iter().filter(durable);
+    damage.extend(
+        from_echo.map(|(at, _)| format!("{name}: the directory at offset {at} is damaged; its echo stands in")),
+    );
+    damage.extend(bad_echoes.map(|(at, _)| format!("{name}: an echo in or of the batch at offset {at} is damaged")));
 }
 
 struct Walk {
@@ -171,7 +181,13 @@ impl Walk {
     }
 
     /// The first LSN above `durable` whose payload is not whole.
-    fn first_torn(&mut self, window: &mut Window<'_>, meta: &Meta, segment: &OpenSegment, volume: &Volume) -> Result<Option<u64>> {
+    fn first_torn(
+        &mut self,
+        window: &mut Window<'_>,
+        meta: &Meta,
+        segment: &OpenSegment,
+        volume: &Volume,
+    ) -> Result<Option<u64>> {
         let io = |e: std::io::Error| Error::io("read", &file_name(segment.id), &e);
         for placed in meta.placed().filter(|p| p.lsn > self.last_lsn) {
             if payload_is_intact(window, &placed, volume.nonce).map_err(io)? {
@@ -192,12 +208,19 @@ impl Walk {
     }
 
     /// Adds the records of `meta` below `cut` to the table.
-    fn take(&mut self, window: &mut Window<'_>, meta: &Meta, segment: &OpenSegment, volume: &Volume, cut: u64) -> Result<()> {
+    fn take(
+        &mut self,
+        window: &mut Window<'_>,
+        meta: &Meta,
+        segment: &OpenSegment,
+        volume: &Volume,
+        cut: u64,
+    ) -> Result<()> {
         if meta.header.previous_lsn > self.last_lsn {
             self.lose(segment, meta.header.previous_lsn, volume);
         }
-        let documents = control_documents(window, meta, volume)
-            .map_err(|e| Error::io("read", &file_name(segment.id), &e))?;
+        let documents =
+            control_documents(window, meta, volume).map_err(|e| Error::io("read", &file_name(segment.id), &e))?;
         self.table.push(meta, cut, &mut documents.into_iter());
         if cut >= meta.next_lsn() {
             self.tail_offset = self.tail_offset.max(meta.header.end());

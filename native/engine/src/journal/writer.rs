@@ -1,7 +1,7 @@
 //! The writer of the active segment: turns requests into one batch and appends it with one write.
 //!
 //! Invariants: only the leader appends; a page that held acknowledged durable bytes is never written again; what a failed append left is
-//! overwritten by the next one. Roll the segment before a batch that would not fit.
+//! zeroed before a sync or the next batch. Roll the segment before a batch that would not fit.
 
 use crate::codec::put_u32;
 use crate::error::{Error, Result};
@@ -33,6 +33,8 @@ pub struct Writer {
     noted_durable: u64,
     noted_flush: u64,
     buffer: Vec<u8>,
+    /// Where a failed append may have left a batch that nobody was told of.
+    failed: Option<(u64, u64)>,
 }
 
 /// What the sync side knows when a batch is written.
@@ -58,6 +60,7 @@ impl Writer {
             noted_durable: 0,
             noted_flush: 0,
             buffer: Vec::new(),
+            failed: None,
         }
     }
 
@@ -70,6 +73,18 @@ impl Writer {
         self.fresh_page = true;
     }
 
+    /// Zeroes what a failed append left. To be called before a sync, and before the segment is left: behind a batch that was refused and yet stands in the
+    /// file, recovery would take the next one for torn.
+    pub fn scrub(&mut self) -> Result<()> {
+        let Some((start, end)) = self.failed else { return Ok(()) };
+        let name = || file_name(self.segment.id);
+        let length = self.segment.file.len().map_err(|e| Error::io("stat", &name(), &e))?;
+        let zeros = vec![0u8; end.min(length).saturating_sub(start) as usize];
+        self.segment.file.write_at(&zeros, start).map_err(|e| Error::io("write to", &name(), &e))?;
+        self.failed = None;
+        Ok(())
+    }
+
     /// True if something should be written although no request came: echoes, or a new durable LSN.
     pub fn has_news(&self, durable: Durable) -> bool {
         self.entries > 0 && (!self.pending.is_empty() || durable.lsn > self.noted_durable)
@@ -77,6 +92,7 @@ impl Writer {
 
     /// Appends the requests as one batch, or an empty batch in a fresh page. On an error nothing has changed.
     pub fn append(&mut self, requests: &mut [Request], next_lsn: u64, durable: Durable) -> Result<Meta> {
+        self.scrub()?;
         let fresh = self.fresh_page || requests.is_empty();
         let at = round_up(self.offset, if fresh { PAGE } else { ALIGN });
         let entries = directory(requests);
@@ -99,7 +115,10 @@ impl Writer {
         let meta_bytes = header.encode(&raw, self.segment.nonce);
         self.fill_buffer(&meta_bytes, echoes, requests);
         let name = || file_name(self.segment.id);
-        self.segment.file.write_at(&self.buffer, at).map_err(|e| Error::io("append to", &name(), &e))?;
+        if let Err(e) = self.segment.file.write_at(&self.buffer, at) {
+            self.failed = Some((at, at + self.buffer.len() as u64));
+            return Err(Error::io("append to", &name(), &e));
+        }
         self.pending.drain(..echoes);
         self.offset = header.end();
         self.fresh_page = false;
