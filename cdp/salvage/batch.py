@@ -1,7 +1,7 @@
 """Batch headers, directory entries and payloads (docs/format.md, "Batches").
 
 A header counts only with its directory: one checksum covers both. Each payload has a checksum of its own, bound to the
-segment's nonce and to the LSN and place of its entry, so that no stale payload can pass for another.
+volume and to the LSN and place of its entry, so that no stale payload can pass for another.
 """
 
 from __future__ import annotations
@@ -69,7 +69,13 @@ class Batch:
     clock_epoch: int
     flags: int
     crc: int
+    record_count: int
     directory: bytes | None = None
+
+    @property
+    def last_lsn(self) -> int:
+        """The LSN of the last record; where there is none, the one before `first_lsn`."""
+        return self.first_lsn + self.record_count - 1
 
     @property
     def directory_end(self) -> int:
@@ -93,15 +99,18 @@ class Batch:
 
 
 def decode_batch(segment: int, nonce: bytes, header: bytes, directory: bytes, *, keep: bool = False) -> Batch | None:
-    """The batch of these bytes, None unless magic, directory length and checksum are right."""
+    """The batch of these bytes, None unless magic, checksum and shape are right."""
     fields = _HEADER.unpack(header)
     magic, crc, first, previous, base, durable, offset, entries, echo, payload, clock, flags = fields
     if magic != MAGIC or len(directory) != entries * ENTRY_BYTES:
         return None
     if crc != crc32c(memoryview(header)[8:], directory, nonce):
         return None
-    kept = directory if keep else None
-    return Batch(segment, offset, first, previous, base, durable, entries, echo, payload, clock, flags, crc, kept)
+    shape = _shape(directory)
+    if shape is None or shape[1] != payload or previous >= first:
+        return None
+    numbers = (first, previous, base, durable, entries, echo, payload, clock, flags, crc)
+    return Batch(segment, offset, *numbers, shape[0], directory if keep else None)
 
 
 def directory_bytes(header: bytes) -> int:
@@ -122,37 +131,32 @@ def entries_of(batch: Batch, directory: bytes) -> Iterator[Entry]:
         offset += stored
 
 
-def record_count(directory: bytes) -> int:
-    """How many records, that is LSNs, a directory holds."""
-    kinds = directory[12::ENTRY_BYTES]
-    return sum(1 for kind in kinds if not kind & _CONTINUES)
+def _shape(directory: bytes) -> tuple[int, int] | None:
+    """The records and stored bytes of a directory, None where an entry breaks the rules on its kind."""
+    records = stored = 0
+    for start, start_high, sectors, sectors_high, bits, stored_low, stored_high, _ in _ENTRY.iter_unpack(directory):
+        size = stored_low | stored_high << 16
+        new = not bits & _CONTINUES
+        if (
+            bits & 0x70
+            or not (records or new)
+            or not _fits(bits & 0x0F, start | start_high, sectors, sectors_high, size)
+        ):
+            return None
+        records += new
+        stored += size
+    return records, stored
 
 
-def rule_broken(batch: Batch, directory: bytes) -> str:
-    """Which rule on entries a directory breaks, empty where it keeps them all. Only a wrong writer can cause this."""
-    stored = 0
-    for number, entry in enumerate(entries_of(batch, directory)):
-        bits = directory[number * ENTRY_BYTES + 12]
-        stored += entry.stored
-        if bits & 0x70 or entry.kind not in KIND_NAMES:
-            return f"entry {number}: unknown kind {bits:#04x}"
-        if number == 0 and bits & _CONTINUES:
-            return "the first entry continues a record of another batch"
-        if not _sizes_fit(entry):
-            return f"entry {number}: {KIND_NAMES[entry.kind]} of {entry.sectors} sectors in {entry.stored} stored bytes"
-    return (
-        "" if stored == batch.payload_bytes else f"entries store {stored} bytes, the header says {batch.payload_bytes}"
-    )
-
-
-def _sizes_fit(entry: Entry) -> bool:
-    if entry.kind == DATA:
-        return 1 <= entry.sectors <= DATA_SECTORS_MAX and 4 < entry.stored <= 4 + entry.sectors * SECTOR
-    if entry.kind == CONTROL:
-        return entry.start == entry.sectors == 0 and 4 <= entry.stored <= 4 + CONTROL_BYTES_MAX
-    if entry.kind == VOID:
-        return entry.start == entry.sectors == entry.stored == 0
-    return entry.sectors > 0 and entry.stored == 0
+def _fits(kind: int, start: int, sectors: int, sectors_high: int, stored: int) -> bool:
+    """`start` is 0 only for a start of 0; `sectors_high` counts 2^32 sectors."""
+    if kind == DATA:
+        return not sectors_high and 1 <= sectors <= DATA_SECTORS_MAX and 4 < stored <= 4 + sectors * SECTOR
+    if kind == CONTROL:
+        return not (start or sectors or sectors_high) and 4 <= stored <= 4 + CONTROL_BYTES_MAX
+    if kind == VOID:
+        return not (start or sectors or sectors_high or stored)
+    return kind in (ZERO, TRIM, DAMAGED) and not stored
 
 
 def checked_payload(file: StoredFile, nonce: bytes, entry: Entry) -> bytes:

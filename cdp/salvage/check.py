@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from cdp.errors import NotFound
-from cdp.salvage.batch import CONTROL, DATA, Batch, PayloadError, checked_payload, rule_broken
+from cdp.salvage.batch import CONTROL, DATA, Batch, PayloadError, checked_payload
 from cdp.salvage.checkpoint import check_checkpoint
 from cdp.salvage.extents import ExtentMap
 from cdp.salvage.files import PAGE, StoredFile
 from cdp.salvage.footer import check_footer
 from cdp.salvage.manifest import CheckpointItem
 from cdp.salvage.recovery import Kept
-from cdp.salvage.report import Report
+from cdp.salvage.report import DAMAGE, Finding, Report
 from cdp.salvage.segment import Segment
 from cdp.salvage.volume import Volume, open_volume
 
@@ -23,15 +24,18 @@ _JOURNAL_NAME = re.compile(r"(segment|checkpoint)-[0-9a-f]{8}")
 
 
 def check_volume(folder: Path) -> Report:
-    """Checks a volume. Where a running writer reused a file meanwhile, checks anew. Raises what open_volume raises."""
+    """Checks a volume; beside a running writer, once more before damage is believed. Raises what open_volume raises."""
+    before: set[Finding] = set()
     for _ in range(_ATTEMPTS):
         volume = open_volume(folder)
         try:
             _check(volume)
-            if not volume.report.damaged or volume.unchanged():
-                break
         finally:
             volume.close()
+        damage = {finding for finding in volume.report.findings if finding.severity == DAMAGE}
+        if damage == before or (volume.manifest.clean and volume.unchanged()):
+            break
+        before = damage
     return volume.report
 
 
@@ -40,7 +44,6 @@ def _check(volume: Volume) -> None:
         if isinstance(piece, Kept):
             _check_piece(volume, piece)
     for segment in volume.journal.segments.values():
-        _check_end(segment, volume)
         _check_echoes(segment, volume)
         if segment.item.sealed:
             check_footer(segment, volume.journal, volume.history, volume.report)
@@ -50,16 +53,12 @@ def _check(volume: Volume) -> None:
 
 def _check_piece(volume: Volume, piece: Kept) -> None:
     segment = piece.segment
-    directory = segment.directory(piece.batch)
-    if broken := rule_broken(piece.batch, directory):
-        text = f"batch at {piece.batch.offset}: {broken}"
-        volume.report.damage(segment.name, text, segment=segment.item.id, lsn=piece.batch.first_lsn)
     for entry in piece.entries():
         try:
             if entry.kind == DATA:
                 volume.content(entry)
             elif entry.kind == CONTROL and segment.file is not None:
-                checked_payload(segment.file, segment.nonce, entry)
+                checked_payload(segment.file, segment.volume_nonce, entry)
         except PayloadError as error:
             where = (entry.start, entry.sectors) if entry.kind == DATA else (None, None)
             volume.report.damage(
@@ -67,37 +66,37 @@ def _check_piece(volume: Volume, piece: Kept) -> None:
             )
 
 
-def _check_end(segment: Segment, volume: Volume) -> None:
-    """A sealed segment's footer follows its last batch; a page between them held a batch that is lost."""
-    end = max((batch.end for batch in segment.batches if _counts(segment, batch, volume)), default=PAGE)
-    if segment.item.sealed and end + PAGE <= segment.item.footer_offset:
-        text = f"no valid batch between {end} and the footer at {segment.item.footer_offset}"
-        volume.report.damage(segment.name, text, segment=segment.item.id)
-
-
 def _check_echoes(segment: Segment, volume: Volume) -> None:
-    """Each batch is echoed once, in the next batch whose header lies in a page behind its directory's last."""
-    if any(trouble for trouble in segment.troubles):
+    """Each batch with records is echoed once, in the next batch whose header lies in a page behind its directory's last."""
+    if segment.troubles:
         return
     batches = [batch for batch in segment.batches if _counts(segment, batch, volume)]
     kept = {batch.offset for batch in batches}
-    found = sorted((echoed.offset, holder.offset) for echoed, holder in segment.echoes if holder.offset in kept)
-    wanted = []
+    found = [(echoed.offset, holder.offset) for echoed, holder in segment.echoes if echoed.entry_count]
+    missing = sorted(set(_owed_echoes(batches)) - set(found))
+    wrong = sorted({pair for pair in found if set(pair) <= kept} - set(_owed_echoes(batches)))
+    for text, pairs in (("is not in", missing), ("does not belong in", wrong)):
+        for offset, holder in pairs:
+            said = f"the echo of the batch at {offset} {text} the batch at {holder}"
+            if segment.item.sealed or volume.manifest.clean:
+                volume.report.damage(segment.name, said, segment=segment.item.id)
+            else:  # a crash may have lost an empty batch
+                volume.report.note(segment.name, said, segment=segment.item.id)
+
+
+def _owed_echoes(batches: list[Batch]) -> Iterator[tuple[int, int]]:
     at = 0
     for batch in batches:
         last_page = (batch.directory_end - 1) // PAGE
         while at < len(batches) and batches[at].offset // PAGE <= last_page:
             at += 1
-        if at < len(batches):
-            wanted.append((batch.offset, batches[at].offset))
-    for offset, holder in sorted(set(wanted) ^ set(found)):
-        text = f"the echo of the batch at {offset} is not, once, in the batch at {holder}"
-        volume.report.damage(segment.name, text, segment=segment.item.id)
+        if at < len(batches) and batch.entry_count:
+            yield batch.offset, batches[at].offset
 
 
 def _counts(segment: Segment, batch: Batch, volume: Volume) -> bool:
-    last = segment.item.last_lsn if segment.item.sealed else (volume.journal.cut_lsn or 1 << 64) - 1
-    return batch.first_lsn <= last or (not batch.entry_count and batch.previous_lsn <= last)
+    cut = volume.journal.cut_lsn
+    return segment.owns(batch) and (segment.item.sealed or cut is None or batch.last_lsn < cut)
 
 
 def _check_checkpoints(volume: Volume) -> None:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from cdp.salvage.batch import DATA, TRIM, ZERO
 from cdp.salvage.extents import Extent, ExtentMap
 from cdp.salvage.files import PAGE, SECTOR, StoredFile
+from cdp.salvage.header import CHECKPOINT_MAGIC, is_own_file
 from cdp.salvage.history import History
 from cdp.salvage.index import IndexFile
 from cdp.salvage.manifest import CheckpointItem
 from cdp.salvage.run import RunEntry
-from cdp.salvage.sections import controls, rows, words
-from cdp.salvage.segment import check_file_header
+from cdp.salvage.sections import CHECKPOINT_TAGS, SHARD_TAGS, controls, rows, words
 from cdp.salvage.volume import Volume
 
 SHARD_SECTORS = 1 << 21
@@ -41,14 +41,14 @@ def check_checkpoint(volume: Volume, item: CheckpointItem, file: StoredFile, ext
     index = IndexFile(file, item.nonce.to_bytes(8, "little"), volume.report)
     if file.size != item.file_bytes:
         index.complain(f"the file has {file.size} bytes, the manifest says {item.file_bytes}")
-    if not check_file_header(file, b"CDPCKP01", volume.folder.name, item.id, item.nonce, volume.report):
+    if not is_own_file(file, CHECKPOINT_MAGIC, volume.folder.name, item.id, item.nonce, volume.report):
         return
     trailer = index.trailer(b"CDPCKPT1")
     if trailer is None:
         return
     if trailer.first_lsn != item.lsn:
         index.complain(f"the manifest says LSN {item.lsn}, the trailer {trailer.first_lsn}")
-    stored = index.sections(trailer.index_offset, 2)
+    stored = index.sections(trailer.index_offset, CHECKPOINT_TAGS)
     index.zeros(stored.end, index.end)
     _check_controls(index, stored.bodies.get(b"CTRL", b""), item.lsn, volume.history)
     size = volume.history.size_at(item.lsn) // SECTOR
@@ -61,7 +61,6 @@ def check_checkpoint(volume: Volume, item: CheckpointItem, file: StoredFile, ext
 
 def _shards(index: IndexFile, body: bytes | None) -> list[_Shard]:
     if body is None:
-        index.complain("there is no section SHRD")
         return []
     try:
         shards = [_Shard(*row) for row in rows(body, _SHARD_ROW)]
@@ -86,7 +85,7 @@ def _check_shard(whole: IndexFile, shard: _Shard, extents: ExtentMap, size: int)
     index = replace(whole, prefix=f"shard {shard.number}: ")
     blocks = index.blocks(shard.blocks_offset, shard.narrow_blocks + shard.wide_blocks)
     index.zeros(shard.blocks_offset + PAGE * len(blocks), shard.sections_offset)
-    stored = index.sections(shard.sections_offset, 2)
+    stored = index.sections(shard.sections_offset, SHARD_TAGS)
     index.fences(stored.bodies.get(b"FENC"), blocks)
     entries = [entry for block in blocks for entry in block or ()]
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cdp.salvage.batch import CONTROL, DATA, TRIM, VOID, ZERO, Batch, Entry
-from cdp.salvage.files import SECTOR
+from cdp.salvage.files import PAGE, SECTOR
 from cdp.salvage.history import History
 from cdp.salvage.recovery import Journal, Kept, Lost
 from cdp.salvage.run import RunEntry
@@ -13,11 +13,15 @@ from cdp.salvage.segment import Segment
 
 _MINUTE_NS = 60 * 10**9
 _STAMP_ENTRIES = 256
+_STAMP_BYTES = 64 << 10
 
 
 @dataclass(slots=True)
 class Expected:
-    """A footer's contents. `lost`: LSNs of which nothing is known, so that nothing can be compared there."""
+    """A footer's contents. `lost`: LSNs of which nothing is known, so that nothing can be compared there.
+
+    `tails`: where the tail may begin: where the last record's payload ends, or the last batch.
+    """
 
     lost: list[Lost] = field(default_factory=list)
     run: list[RunEntry] = field(default_factory=list)
@@ -28,12 +32,14 @@ class Expected:
     entries: int = 0
     first: Entry | None = None
     last: Entry | None = None
-    _listed: int | None = None
+    tails: set[int] = field(default_factory=set)
+    _listed: tuple[int, int] | None = None
 
     def add_batch(self, batch: Batch) -> None:
         """A batch with records begins."""
-        if self._listed is None or self.entries - self._listed >= _STAMP_ENTRIES:
-            self._listed = self.entries
+        entries, offset = self._listed or (0, 0)
+        if not self._listed or self.entries - entries >= _STAMP_ENTRIES or batch.offset - offset >= _STAMP_BYTES:
+            self._listed = self.entries, batch.offset
             self.stamps.append((batch.first_lsn, batch.base_stamp, batch.offset))
 
     def add(self, entry: Entry) -> None:
@@ -72,8 +78,9 @@ def expected_footer(segment: Segment, journal: Journal, history: History) -> Exp
     if expected.first and expected.last:
         first, last = expected.first.lsn, expected.last.lsn
         expected.controls = [(c.lsn, c.stamp, c.text) for c in history.controls if first <= c.lsn <= last]
-    behind = segment.item.last_lsn + 1
-    points = {b.durable_lsn for b in segment.batches if b.is_flush_point and b.first_lsn <= behind}
-    expected.flush_points = sorted(points)
+    batches = [batch for batch in segment.batches if segment.owns(batch)]
+    expected.flush_points = sorted({batch.durable_lsn for batch in batches if batch.is_flush_point})
+    payload_end = expected.last.offset + expected.last.stored if expected.last else 0
+    expected.tails = {max((batch.end for batch in batches), default=PAGE), payload_end}
     expected.run.sort(key=lambda entry: (entry.start, entry.lsn))
     return expected

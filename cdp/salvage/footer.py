@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cdp.salvage import sections
-from cdp.salvage.batch import DATA, KIND_NAMES
+from cdp.salvage.batch import DATA, KIND_NAMES, TRIM, ZERO
+from cdp.salvage.crc import extend_crc32c
 from cdp.salvage.expected import Expected, expected_footer
 from cdp.salvage.files import PAGE
 from cdp.salvage.history import History
@@ -20,6 +21,8 @@ from cdp.salvage.recovery import Journal, Lost
 from cdp.salvage.report import Report
 from cdp.salvage.run import NARROW_SECTORS_MAX, RunEntry
 from cdp.salvage.segment import Segment
+
+_CHUNK_BYTES = 1 << 20
 
 
 def check_footer(segment: Segment, journal: Journal, history: History, report: Report) -> None:
@@ -36,9 +39,12 @@ def check_footer(segment: Segment, journal: Journal, history: History, report: R
     if trailer is None:
         return
     _compare_trailer(index, item, trailer)
+    _check_tail(index, segment, trailer, expected)
     blocks = index.blocks(trailer.index_offset, trailer.narrow_blocks + trailer.wide_blocks)
     _compare_run(index, trailer, blocks, expected)
-    stored = index.sections(trailer.sections_offset, trailer.section_count)
+    stored = index.sections(trailer.sections_offset, sections.FOOTER_TAGS)
+    if trailer.section_count != len(sections.FOOTER_TAGS):
+        index.complain(f"the trailer says {trailer.section_count} sections")
     index.zeros(trailer.index_offset + PAGE * len(blocks), trailer.sections_offset)
     index.zeros(stored.end, index.end)
     index.fences(stored.bodies.get(b"FENC"), blocks)
@@ -50,7 +56,7 @@ def _compare_item(index: IndexFile, segment: Segment, expected: Expected) -> Non
     if expected.lost or first is None or last is None:
         return
     for what, said, found in (
-        ("number of entries", item.entries, expected.entries),
+        ("number of entries", item.entries or expected.entries, expected.entries),  # 0: the list was rebuilt
         ("first LSN", item.first_lsn, first.lsn),
         ("last LSN", item.last_lsn, last.lsn),
         ("first stamp", item.first_stamp, first.stamp),
@@ -74,6 +80,21 @@ def _compare_trailer(index: IndexFile, item: SegmentItem, trailer: Trailer) -> N
             index.complain(f"the manifest says {what} {said}, the trailer {found}")
 
 
+def _check_tail(index: IndexFile, segment: Segment, trailer: Trailer, expected: Expected) -> None:
+    """Behind the last record's payload, or the last batch, is what a torn tail left: it must be as it was then."""
+    start, end = trailer.tail_offset, trailer.index_offset
+    if not PAGE <= start <= end:
+        index.complain(f"the tail is said to begin at {start}")
+        return
+    crc = 0
+    for at in range(start, end, _CHUNK_BYTES):
+        crc = extend_crc32c(crc, index.file.read(at, min(_CHUNK_BYTES, end - at)))
+    if crc != trailer.tail_crc:
+        index.complain(f"tail {start}..{end}: the checksum is wrong")
+    if not expected.lost and start not in expected.tails:
+        index.complain(f"the tail begins at {start}, the last batch that can be read ends at {max(expected.tails)}")
+
+
 def _compare_run(index: IndexFile, trailer: Trailer, blocks: list[Block], expected: Expected) -> None:
     narrow, wide = blocks[: trailer.narrow_blocks], blocks[trailer.narrow_blocks :]
     total = 0
@@ -83,14 +104,16 @@ def _compare_run(index: IndexFile, trailer: Trailer, blocks: list[Block], expect
         if any(block is None for block in part):
             continue
         wanted = [entry for entry in expected.run if (entry.sectors > NARROW_SECTORS_MAX) == is_wide]
-        if difference := _difference(_known(found, expected.lost), _known(wanted, expected.lost)):
+        if difference := _difference(_comparable(found, expected.lost), _comparable(wanted, expected.lost)):
             index.complain(f"{name} entries: {difference}")
     if all(blocks) and total != trailer.run_entries:
         index.complain(f"the trailer says {trailer.run_entries} entries in the run, there are {total}")
 
 
-def _known(entries: list[RunEntry], lost: list[Lost]) -> list[RunEntry]:
-    return [e for e in entries if not any(gap.first_lsn <= e.lsn <= gap.last_lsn for gap in lost)]
+def _comparable(entries: list[RunEntry], lost: list[Lost]) -> list[RunEntry]:
+    """What can be compared: not what is lost, and not the difference of zero and trim, which read the same."""
+    known = [e for e in entries if not any(gap.first_lsn <= e.lsn <= gap.last_lsn for gap in lost)]
+    return [e._replace(kind=ZERO) if e.kind == TRIM else e for e in known]
 
 
 def _difference(found: list[RunEntry], wanted: list[RunEntry]) -> str:
@@ -111,8 +134,6 @@ def _compare_sections(index: IndexFile, stored: dict[bytes, bytes], item: Segmen
     for tag, decode, wanted in _wanted(item, expected):
         name = tag.decode()
         if tag not in stored:
-            if wanted:
-                index.complain(f"there is no section {name}")
             continue
         try:
             found = decode(stored[tag])

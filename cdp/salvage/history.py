@@ -171,7 +171,7 @@ def _read_control(piece: Kept, entry: Entry, report: Report) -> Control | None:
     if segment.file is None:
         return None
     try:
-        text = checked_payload(segment.file, segment.nonce, entry)
+        text = checked_payload(segment.file, segment.volume_nonce, entry)
     except PayloadError as error:
         report.damage(segment.name, f"control record: {error}", segment=segment.item.id, lsn=entry.lsn)
         return None

@@ -16,6 +16,7 @@ from cdp.salvage.files import read_whole
 from cdp.salvage.report import Report
 
 FORMAT = 1
+_LATER = "format version"
 COPIES = ("manifest.0", "manifest.1")
 _HEADER = struct.Struct("<8sII16sQQ16x")
 _FRAME = struct.Struct("<4sIQII8x")
@@ -67,11 +68,14 @@ class CheckpointItem:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The writer's state; `next_lsn`, `last_stamp` and `clock_epoch` count when it stopped cleanly."""
+    """The writer's state; `last_stamp` and `clock_epoch` count when it stopped cleanly.
+
+    `lsn_floor`: after a clean stop the next LSN, else the first LSN of the epoch.
+    """
 
     clean: bool
     epoch: int
-    next_lsn: int
+    lsn_floor: int
     next_segment: int
     next_checkpoint: int
     last_stamp: int
@@ -106,38 +110,34 @@ class _Copy:
 def read_manifest(folder: Path, size: int, report: Report) -> Manifest | None:
     """The manifest that counts, None where both copies are lost. Raises Invalid for a later format."""
     copies = [_read_copy(folder, name, size) for name in COPIES]
+    for copy in copies:
+        if copy.problem.startswith(_LATER):
+            raise Invalid(f"{folder / copy.name}: {copy.problem}; this reader knows {FORMAT}")
     usable = [copy for copy in copies if copy.generation is not None]
-    if not usable:
-        if any(copy.problem.startswith("format version") for copy in copies):
-            raise Invalid(f"{folder / copies[0].name}: {copies[0].problem}; this reader knows {FORMAT}")
-        for copy in copies:
-            report.damage(copy.name, copy.problem)
-        return None
-    best = max(usable, key=lambda copy: copy.generation or 0)
-    _compare(copies, best, report)
-    return best.manifest
-
-
-def _compare(copies: list[_Copy], best: _Copy, report: Report) -> None:
     for copy in copies:
         if copy.generation is None:
             report.damage(copy.name, copy.problem)
-        elif best.manifest.clean and copy is not best and copy.content != best.content:
-            report.damage(copy.name, f"differs from {best.name} after a clean stop{_detail(copy)}")
-        elif best.manifest.clean and copy.end < len(copy.content):
-            report.damage(copy.name, f"{len(copy.content) - copy.end} bytes behind the last valid frame, at {copy.end}")
-        elif (best.generation or 0) - copy.generation > 1:
-            report.damage(copy.name, f"ends in generation {copy.generation}, {best.name} in {best.generation}")
-        elif copy.generation != best.generation:
-            report.note(copy.name, f"one generation behind {best.name}, as a crash leaves it")
-        elif copy.end < len(copy.content):
-            report.note(copy.name, f"ends in a torn frame at {copy.end}, as a crash leaves it")
+    if not usable:
+        return None
+    best = max(usable, key=lambda copy: copy.generation or 0)
+    for copy in usable:
+        _compare(copy, best, report)
+    return best.manifest
 
 
-def _detail(copy: _Copy) -> str:
-    return (
-        f": no valid frame at {copy.end}" if copy.end < len(copy.content) else f": ends in generation {copy.generation}"
-    )
+def _compare(copy: _Copy, best: _Copy, report: Report) -> None:
+    """Bytes behind the last valid frame are a torn append, or after a clean stop rot."""
+    behind = (best.generation or 0) - (copy.generation or 0)
+    surplus = len(copy.content) - copy.end
+    if surplus:
+        text = f"{surplus} bytes behind the last valid frame, at {copy.end}"
+        (report.damage if best.manifest.clean or behind > 1 else report.note)(copy.name, text)
+    elif behind > 1:
+        report.damage(copy.name, f"ends in generation {copy.generation}, {best.name} in {best.generation}")
+    elif behind == 1:
+        report.note(copy.name, f"one generation behind {best.name}, as a crash leaves it")
+    elif copy.content[: copy.end] != best.content[: best.end]:
+        report.damage(copy.name, f"differs from {best.name} in the same generation")
 
 
 def _read_copy(folder: Path, name: str, size: int) -> _Copy:
@@ -156,12 +156,12 @@ def _header_problem(content: bytes, volume: str, size: int) -> str:
     if len(content) < _HEADER.size:
         return f"only {len(content)} bytes: no header"
     magic, version, crc, owner, created_size, _ = _HEADER.unpack_from(content)
+    if crc != crc32c(content[:12], content[16:64]):
+        return "the header's checksum is wrong"
     if magic != b"CDPMAN01":
         return "no manifest: the magic is wrong"
-    if crc != crc32c(content[16:64]):
-        return "the header's checksum is wrong"
     if version != FORMAT:
-        return f"format version {version}"
+        return f"{_LATER} {version}"
     return _foreign(owner.hex(), created_size, volume, size)
 
 
@@ -213,5 +213,5 @@ def _apply(manifest: Manifest, item: bytes) -> None:
     elif tag == 4:
         manifest.checkpoints.pop(number, None)
     elif tag == 5:
-        epoch, next_lsn, next_segment, next_checkpoint, last_stamp, clock = _STATE.unpack(item)[4:]
-        manifest.state = State(bool(flag & 1), epoch, next_lsn, next_segment, next_checkpoint, last_stamp, clock)
+        epoch, lsn_floor, next_segment, next_checkpoint, last_stamp, clock = _STATE.unpack(item)[4:]
+        manifest.state = State(bool(flag & 1), epoch, lsn_floor, next_segment, next_checkpoint, last_stamp, clock)

@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 
 from cdp.errors import CdpError
-from cdp.salvage.files import PAGE, StoredFile
+from cdp.salvage.files import StoredFile
+from cdp.salvage.header import SEGMENT_MAGIC, read_file_header
 from cdp.salvage.index import IndexFile
 from cdp.salvage.manifest import Manifest, SegmentItem
 from cdp.salvage.report import Report
-from cdp.salvage.segment import Segment, read_file_header, scan
+from cdp.salvage.scan import scan
+from cdp.salvage.segment import Segment
 
 _NAME = re.compile(r"segment-([0-9a-f]{8})")
 
@@ -45,10 +47,9 @@ def rebuild_manifest(folder: Path, report: Report) -> Manifest:
 
 
 def _item_of(file: StoredFile, volume: str, number: int, report: Report) -> SegmentItem | None:
-    header = read_file_header(file.read(0, PAGE), b"CDPSEG01")
-    if header is None or header.problem:
-        problem = header.problem if header else "it is shorter than a page"
-        report.damage(file.name, f"left out: {problem}, so its nonce is not known", segment=number)
+    header = read_file_header(file, SEGMENT_MAGIC)
+    if header.problem:
+        report.damage(file.name, f"left out: header: {header.problem}, so its nonce is not known", segment=number)
         return None
     if (header.volume, header.number) != (volume, number):
         report.damage(file.name, f"left out: a foreign file: number {header.number} of volume {header.volume}")
@@ -74,7 +75,7 @@ def _item_of(file: StoredFile, volume: str, number: int, report: Report) -> Segm
 
 
 def _previous_lsn(file: StoredFile, item: SegmentItem, end: int) -> int:
-    segment = Segment(item, file)
+    segment = Segment(item, b"", file)
     scan(segment)
     before = [batch.previous_lsn for batch in segment.batches if batch.offset < end]
     return before[0] if before else 0

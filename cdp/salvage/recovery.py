@@ -18,10 +18,11 @@ from cdp.salvage.segment import Segment
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A batch whose records up to `last_lsn` count."""
+    """A batch whose records at LSNs first..last count."""
 
     segment: Segment
     batch: Batch
+    first_lsn: int
     last_lsn: int
 
     def entries(self) -> Iterator[Entry]:
@@ -29,7 +30,8 @@ class Kept:
         for entry in self.segment.entries(self.batch):
             if entry.lsn > self.last_lsn:
                 return
-            yield entry
+            if entry.lsn >= self.first_lsn:
+                yield entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +118,9 @@ class _Walk:
         self.journal.durable_lsn = max(self.journal.durable_lsn, item.last_lsn)
         self._close_gap(segment, item.previous_lsn)
         for batch in segment.batches:
-            if batch.first_lsn > item.last_lsn and (batch.entry_count or batch.previous_lsn != item.last_lsn):
-                break  # what a recovery cut stays in the file
-            if self._in_order(segment, batch):
+            if segment.owns(batch) and self._in_order(segment, batch):
                 self._close_gap(segment, batch.previous_lsn)
-                self._keep(segment, batch, item.last_lsn)
+                self._keep(segment, batch, item.first_lsn, item.last_lsn)
         self._close_gap(segment, item.last_lsn)
 
     def open(self, segment: Segment) -> bool:
@@ -128,10 +128,10 @@ class _Walk:
         durable = self.journal.durable_lsn
         for batch in segment.batches:
             if batch.previous_lsn > self.last_lsn:
-                if self.reach < durable:
+                if self.last_lsn < durable:
                     self.lose(segment, min(batch.previous_lsn, durable))
                 if batch.previous_lsn > durable:
-                    return self._cut(segment, self.reach + 1, "a record before the next batch is missing")
+                    return self._cut(segment, self.last_lsn + 1, "a record before the next batch is missing")
             if not self._in_order(segment, batch):
                 if batch.entry_count and batch.first_lsn > durable:
                     return self._cut(segment, batch.first_lsn, "the batch does not follow the record before it")
@@ -139,14 +139,14 @@ class _Walk:
             bad = self._first_bad(segment, batch)
             if bad is not None:
                 if bad.lsn > batch.first_lsn:
-                    self._keep(segment, batch, bad.lsn - 1)
+                    self._keep(segment, batch, 0, bad.lsn - 1)
                 return self._cut(segment, bad.lsn, f"the payload at {bad.offset} is incomplete")
-            self._keep(segment, batch, segment.last_lsn(batch))
+            self._keep(segment, batch, 0, batch.last_lsn)
         return True
 
     def lose(self, segment: Segment, last_lsn: int) -> None:
-        """The records behind `reach` up to `last_lsn` are lost."""
-        lost = Lost(segment, self.reach + 1, last_lsn)
+        """The records behind the last one up to `last_lsn` are lost."""
+        lost = Lost(segment, self.last_lsn + 1, last_lsn)
         self._report.damage(
             segment.name,
             f"records up to LSN {last_lsn} are lost, of which no copy is left: nothing is known of the whole volume",
@@ -157,7 +157,7 @@ class _Walk:
         self.last_lsn = self.reach = last_lsn
 
     def _close_gap(self, segment: Segment, previous_lsn: int) -> None:
-        if previous_lsn > self.reach:
+        if previous_lsn > self.last_lsn:
             self.lose(segment, previous_lsn)
 
     def _in_order(self, segment: Segment, batch: Batch) -> bool:
@@ -173,21 +173,21 @@ class _Walk:
         return False
 
     def _first_bad(self, segment: Segment, batch: Batch) -> Entry | None:
-        if segment.file is None or segment.last_lsn(batch) <= self.journal.durable_lsn:
+        if segment.file is None or batch.last_lsn <= self.journal.durable_lsn:
             return None
         for entry in segment.entries(batch):
             if entry.lsn > self.journal.durable_lsn and entry.stored:
                 try:
-                    checked_payload(segment.file, segment.nonce, entry)
+                    checked_payload(segment.file, segment.volume_nonce, entry)
                 except PayloadError:
                     return entry
         return None
 
-    def _keep(self, segment: Segment, batch: Batch, last_lsn: int) -> None:
-        kept = min(last_lsn, segment.last_lsn(batch))
-        if kept >= batch.first_lsn:
-            self.journal.pieces.append(Kept(segment, batch, kept))
-            self.last_lsn = kept
+    def _keep(self, segment: Segment, batch: Batch, first_lsn: int, last_lsn: int) -> None:
+        first, last = max(first_lsn, batch.first_lsn), min(last_lsn, batch.last_lsn)
+        if first <= last:
+            self.journal.pieces.append(Kept(segment, batch, first, last))
+            self.last_lsn = last
         self.reach = max(self.reach, self.last_lsn, batch.first_lsn - 1)
 
     def _cut(self, segment: Segment, lsn: int, why: str) -> bool:

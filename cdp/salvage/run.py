@@ -83,5 +83,5 @@ def fence_of(block: list[RunEntry]) -> Fence:
     return Fence(
         min(entry.start for entry in block),
         max(entry.end for entry in block),
-        min(entry.lsn for entry in block),
+        block[0].lsn,
     )

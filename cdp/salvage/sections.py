@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 from cdp.salvage.varint import varint
 
-TAGS = (b"SEGS", b"FENC", b"CTRL", b"STMP", b"FLSH", b"STAT", b"SHRD")
+FOOTER_TAGS = (b"SEGS", b"FENC", b"CTRL", b"STMP", b"FLSH", b"STAT")
+SHARD_TAGS = (b"SEGS", b"FENC")
+CHECKPOINT_TAGS = (b"SHRD", b"CTRL")
 ALIGNMENT = 8
 _CONTROL = struct.Struct("<QQI")
 
 
 class Fence(NamedTuple):
-    """What a block holds: the smallest start and largest end in sectors, and its first LSN."""
+    """What a block holds: the smallest start and largest end in sectors, and the LSN of its first entry."""
 
     start: int
     end: int

@@ -13,12 +13,14 @@ from cdp.errors import NotFound
 from cdp.salvage.batch import Entry, content_of
 from cdp.salvage.catalog import Description, read_description
 from cdp.salvage.files import StoredFile
+from cdp.salvage.header import SEGMENT_MAGIC, is_own_file
 from cdp.salvage.history import History, read_history
 from cdp.salvage.manifest import Manifest, read_manifest
 from cdp.salvage.rebuild import rebuild_manifest
 from cdp.salvage.recovery import Journal, recover
 from cdp.salvage.report import Report
-from cdp.salvage.segment import Segment, check_file_header, scan
+from cdp.salvage.scan import scan
+from cdp.salvage.segment import Segment
 
 _ATTEMPTS = 5
 
@@ -38,7 +40,7 @@ class Volume:
         """What a data entry wrote. Raises batch.PayloadError."""
         segment = self.journal.segments[entry.segment]
         assert segment.file is not None, "an entry was read from this file"
-        return content_of(segment.file, segment.nonce, entry)
+        return content_of(segment.file, segment.volume_nonce, entry)
 
     def unchanged(self) -> bool:
         """Whether the manifest still names the same files, so that what was read is no reused file's."""
@@ -67,7 +69,7 @@ def open_volume(folder: Path) -> Volume:
     for segment in segments:
         scan(segment)
     state = manifest.state
-    journal = recover(segments, state.next_lsn if state and state.clean else None, report)
+    journal = recover(segments, state.lsn_floor if state and state.clean else None, report)
     history = read_history(journal, description.size, description.created, report)
     return Volume(folder, report, description, manifest, journal, history)
 
@@ -79,15 +81,16 @@ def _same(folder: Path, description: Description, manifest: Manifest) -> bool:
 
 def _open_segment(folder: Path, number: int, manifest: Manifest, report: Report) -> Segment:
     item = manifest.segments[number]
+    volume = bytes.fromhex(folder.name)
     try:
         file = StoredFile(folder / item.file_name)
     except NotFound:
         report.damage(item.file_name, "the manifest names it, but there is no such file", segment=number)
-        return Segment(item, None)
-    if not check_file_header(file, b"CDPSEG01", folder.name, number, item.nonce, report):
+        return Segment(item, volume, None)
+    if not is_own_file(file, SEGMENT_MAGIC, folder.name, number, item.nonce, report):
         file.close()
-        return Segment(item, None)
-    return Segment(item, file)
+        return Segment(item, volume, None)
+    return Segment(item, volume, file)
 
 
 def _close(segments: list[Segment]) -> None:

@@ -13,8 +13,6 @@ from tests.format.writer import VolumeWriter
 from tests.format.writer_segment import (
     CONTROL,
     DATA,
-    MEANINGLESS,
-    PAGE,
     SECTOR,
     VOID,
     VOID_PART,
@@ -22,7 +20,6 @@ from tests.format.writer_segment import (
     Record,
     control,
     data,
-    round_up,
     trim,
     zero,
 )
@@ -90,19 +87,6 @@ def small_volume() -> Modelled:
     )
     made.volume.stop()
     return made
-
-
-def meaningless(volume: VolumeWriter) -> dict[str, set[int]]:
-    """By file, the offsets of the bytes that mean nothing: those between batches, and before a footer."""
-    found = {}
-    for segment in volume.segments:
-        ends = [PAGE, *(batch.end for batch in segment.batches)]
-        starts = [batch.offset for batch in segment.batches]
-        starts.append(segment.footer_offset or round_up(ends[-1], PAGE))
-        gaps = {at for end, start in zip(ends, starts, strict=True) for at in range(end, start)}
-        assert all(segment.data[at] == MEANINGLESS[0] for at in gaps if at < len(segment.data))
-        found[f"segment-{segment.id:08x}"] = gaps
-    return found
 
 
 def salvage(store: Path, *words: str) -> int:

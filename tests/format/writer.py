@@ -64,8 +64,9 @@ class VolumeWriter:
     def __post_init__(self) -> None:
         self.describe(1)
         header = struct.pack("<16sQQ16x", bytes.fromhex(self.id), self.size, self.created)
+        start = b"CDPMAN01" + struct.pack("<I", 1)
         for copy in (0, 1):
-            self.files[f"manifest.{copy}"] = bytearray(b"CDPMAN01" + struct.pack("<II", 1, crc(header)) + header)
+            self.files[f"manifest.{copy}"] = bytearray(start + struct.pack("<I", crc(start, header)) + header)
         self.frame(1, self._state(clean=False))
         self.start()
 
@@ -91,7 +92,7 @@ class VolumeWriter:
             self.files[f"manifest.{copy}"] += frame
 
     def _state(self, *, clean: bool) -> bytes:
-        ends = (self.next_lsn, self.last_stamp, self.clock_epoch) if clean else (0, 0, 0)
+        ends = (self.next_lsn, self.last_stamp, self.clock_epoch) if clean else (self.next_lsn, 0, 0)
         return struct.pack(
             "<BB2xIQQIIQQ48x",
             5,

@@ -1,6 +1,6 @@
 """Writes segments and their footers, from docs/format.md alone. Shares no code with any reader.
 
-Bytes that mean nothing are written as 0xA5, so that a reader that looks at them fails a test.
+It is told what to write and when; it never reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import lz4.block
 PAGE = 4096
 SECTOR = 512
 DATA, ZERO, TRIM, VOID, CONTROL, DAMAGED = 1, 2, 3, 4, 5, 6
-MEANINGLESS = b"\xa5"
 NARROW_SECTORS_MAX = 8192
 
 _crc = crcmod.predefined.mkCrcFun("crc-32c")
@@ -136,8 +135,8 @@ class SegmentWriter:
     ) -> None:
         """Appends a batch, on a fresh page after a sync."""
         offset = round_up(len(self.data), PAGE if fresh else 64)
-        self.data += MEANINGLESS * (offset - len(self.data))
-        echoed = [b for b in self.unechoed if (b.offset + len(b.copied) - 1) // PAGE < offset // PAGE]
+        self.data += bytes(offset - len(self.data))
+        echoed = [b for b in self.unechoed if b.entries and (b.offset + len(b.copied) - 1) // PAGE < offset // PAGE]
         self.unechoed = [b for b in self.unechoed if b not in echoed]
         echo = b"".join(b.copied for b in echoed)
         base = min((r.stamp for r in records), default=self.created)
@@ -175,7 +174,7 @@ class SegmentWriter:
             stored = packed if len(packed) < len(part.content) else part.content
         else:
             return b""
-        return struct.pack("<I", crc(stored, u64(self.nonce), u64(lsn), u64(part.start))) + stored
+        return struct.pack("<I", crc(stored, self.volume[:8], u64(lsn), u64(part.start))) + stored
 
     def entries(self, last_lsn: int) -> list[Placed]:
         """The entries up to an LSN."""
@@ -184,18 +183,12 @@ class SegmentWriter:
     def seal(self, last_lsn: int | None = None) -> dict[str, int]:
         """Writes the footer and returns the fields of the manifest's item.
 
-        With `last_lsn`, what recovery does: records behind it do not count, batches are put back from their echoes, and
-        the footer follows the last batch that counts.
+        With `last_lsn`, what recovery does: records behind it do not count, and the footer goes behind what is left.
         """
-        if last_lsn is not None:
-            kept = [batch.end for batch in self.batches if batch.entries and batch.first_lsn <= last_lsn]
-            del self.data[max(kept, default=PAGE) :]
-            for batch in self.batches:
-                if batch.end <= len(self.data):  # a batch that only an echo held must not go with the echo
-                    self.data[batch.offset : batch.offset + len(batch.copied)] = batch.copied
         last_lsn = self.last_lsn if last_lsn is None else last_lsn
-        self.footer_offset = round_up(len(self.data), PAGE)
-        self.data += MEANINGLESS * (self.footer_offset - len(self.data))
+        tail = max(batch.end for batch in self.batches if self._counts(batch, last_lsn))
+        self.footer_offset = round_up(max(len(self.data), tail), PAGE)
+        self.data += bytes(self.footer_offset - len(self.data))
         entries = self.entries(last_lsn)
         ends = {
             "clock_epoch": self.clock_epoch,
@@ -204,11 +197,16 @@ class SegmentWriter:
             "first_stamp": entries[0].stamp,
             "last_stamp": entries[-1].stamp,
         }
-        self.data += self._footer(entries, last_lsn, ends)
+        self.data += self._footer(entries, last_lsn, ends, tail)
         ends |= {"entries": len(entries), "footer_offset": self.footer_offset}
         return ends | {"file_bytes": len(self.data), "previous_lsn": self.previous_lsn}
 
-    def _footer(self, entries: list[Placed], last_lsn: int, ends: dict[str, int]) -> bytes:
+    def _counts(self, batch: PlacedBatch, last_lsn: int) -> bool:
+        """Whether a batch can still be read, by its header or an echo, and stands at or before the last record."""
+        before = batch.first_lsn <= last_lsn or (not batch.entries and batch.first_lsn <= last_lsn + 1)
+        return before and batch.copied in self.data
+
+    def _footer(self, entries: list[Placed], last_lsn: int, ends: dict[str, int], tail: int) -> bytes:
         shown = [RunItem(e.start, e.lsn, e.kind, e.sectors, 0, e.offset, e.stored) for e in entries]
         shown = [item for item in shown if item.kind not in (VOID, CONTROL)]
         blocks, narrow = run_blocks(shown, u64(self.nonce))
@@ -226,29 +224,34 @@ class SegmentWriter:
             out = section(out, tag, body, u64(self.nonce))
         wide = len(blocks) - narrow
         numbers = (self.footer_offset, narrow, wide, sections_offset, len(bodies), len(shown))
-        return close_index(out, b"CDPFOOT1", u64(self.nonce), Trailer(*numbers, **ends))
+        return close_index(
+            out,
+            b"CDPFOOT1",
+            u64(self.nonce),
+            Trailer(*numbers, **ends, tail_offset=tail, tail_crc=crc(bytes(self.data[tail:]))),
+        )
 
     def _stamps(self, last_lsn: int) -> bytes:
         out = b""
-        seen = listed = 0
+        seen = listed = listed_at = 0
         for batch in self.batches:
             count = sum(1 for entry in batch.entries if entry.lsn <= last_lsn)
-            if count and (not out or seen - listed >= 256):
+            if count and (not out or seen - listed >= 256 or batch.offset - listed_at >= 1 << 16):
                 out += struct.pack("<QQQ", batch.first_lsn, batch.base_stamp, batch.offset)
-                listed = seen
+                listed, listed_at = seen, batch.offset
             seen += count
         return out
 
     def _flush_points(self, last_lsn: int) -> bytes:
-        known = [b for b in self.batches if b.first_lsn <= last_lsn + 1 and b.copied in self.data]
-        points = sorted({b.durable_lsn for b in known if b.flags & 1})
+        points = sorted({b.durable_lsn for b in self.batches if b.flags & 1 and self._counts(b, last_lsn)})
         return b"".join(varint(p - before) for before, p in zip([0, *points], points, strict=False))
 
 
 def file_header(magic: bytes, volume: bytes, number: int, nonce: int, epoch: int, created: int) -> bytes:
     """Page 0 of a segment or checkpoint."""
     fixed = struct.pack("<16sIIQQQ", volume, number, 0, nonce, epoch, created).ljust(PAGE - 16, b"\0")
-    return magic + struct.pack("<II", 1, crc(fixed)) + fixed
+    start = magic + struct.pack("<I", 1)
+    return start + struct.pack("<I", crc(start, fixed)) + fixed
 
 
 @dataclass(frozen=True)
@@ -285,7 +288,9 @@ def _pack_blocks(items: list[RunItem], nonce: bytes) -> list[tuple[bytes, bytes]
         body = struct.pack("<HHQQ", count, 24 + len(packed), part[0].start, base) + packed
         body = body.ljust(PAGE - 4, b"\0")
         end = max(item.start + item.sectors for item in part)
-        blocks.append((struct.pack("<I", crc(body, nonce)) + body, struct.pack("<QQQ", part[0].start, end, base)))
+        blocks.append(
+            (struct.pack("<I", crc(body, nonce)) + body, struct.pack("<QQQ", part[0].start, end, part[0].lsn))
+        )
     return blocks
 
 
@@ -308,7 +313,7 @@ def _encode(items: list[RunItem]) -> bytes:
 def section(out: bytes, tag: bytes, body: bytes, nonce: bytes) -> bytes:
     """`out` with a section behind it, at a multiple of 8."""
     out = out.ljust(round_up(len(out), 8), b"\0")
-    return out + tag + struct.pack("<IQ", crc(body, nonce), len(body)) + body
+    return out + tag + struct.pack("<IQ", crc(tag, u64(len(body)), body, nonce), len(body)) + body
 
 
 def controls_body(controls: Iterable[tuple[int, int, bytes]]) -> bytes:
@@ -331,13 +336,16 @@ class Trailer:
     first_stamp: int = 0
     last_stamp: int = 0
     clock_epoch: int = 0
+    tail_offset: int = 0
+    tail_crc: int = 0
 
 
 def close_index(out: bytes, magic: bytes, nonce: bytes, trailer: Trailer) -> bytes:
     """`out`, which begins on a page, padded and with the trailer behind it."""
-    fixed = struct.pack("<QIIQIIQQQQI12x", *astuple(trailer))
+    fixed = struct.pack("<QIIQIIQQQQIQI", *astuple(trailer))
     out = out.ljust(round_up(len(out) + 96, PAGE) - 96, b"\0")
-    return out + magic + struct.pack("<II", 1, crc(fixed, nonce)) + fixed
+    start = magic + struct.pack("<I", 1)
+    return out + start + struct.pack("<I", crc(start, fixed, nonce)) + fixed
 
 
 def _stat(entries: list[Placed]) -> bytes:

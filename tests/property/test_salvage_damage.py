@@ -11,7 +11,7 @@ import pytest
 
 from cdp.salvage.check import check_volume
 from cdp.salvage.report import Report
-from tests.format.stores import Modelled, meaningless, restored, small_volume
+from tests.format.stores import Modelled, restored, small_volume
 from tests.format.writer_segment import DATA, PAGE, SECTOR
 
 # Every byte of the small files; of segments and checkpoints, each so-many-th, so that all offsets within a field come up.
@@ -25,24 +25,23 @@ def _flipped(content: bytes, at: int) -> bytes:
 def _sweep(tmp_path: Path, stride: int, phase: int = 0) -> None:
     made = small_volume()
     folder = made.volume.save(tmp_path)
-    nothing = meaningless(made.volume)
     for name, raw in made.volume.files.items():
         content = bytes(raw)
-        for at in range(phase if len(content) >= PAGE else 0, len(content), stride if len(content) >= PAGE else 1):
+        large = len(content) >= PAGE
+        for at in range(phase if large else 0, len(content), stride if large else 1):
             (folder / name).write_bytes(_flipped(content, at))
-            damaged = check_volume(folder).damaged
-            assert damaged == (at not in nothing.get(name, ())), f"{name} at {at}: damaged is {damaged}"
+            assert check_volume(folder).damaged, f"{name} at {at}"
         (folder / name).write_bytes(content)
     assert not check_volume(folder).damaged
 
 
-def test_a_changed_byte_is_found_or_means_nothing(tmp_path: Path) -> None:
+def test_a_changed_byte_is_found(tmp_path: Path) -> None:
     _sweep(tmp_path, STRIDE)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("phase", range(16))
-def test_any_changed_byte_is_found_or_means_nothing(tmp_path: Path, phase: int) -> None:
+def test_any_changed_byte_is_found(tmp_path: Path, phase: int) -> None:
     _sweep(tmp_path, 16, phase)
 
 

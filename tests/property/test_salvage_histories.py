@@ -18,7 +18,7 @@ from tests.format.writer import VolumeWriter
 from tests.format.writer_segment import PAGE, SECTOR, VOID_PART, Part, Record, control, data, trim, zero
 
 SECTORS = 40
-_SCARS = re.compile("stands in|no valid batch|no valid copy")
+_SCARS = re.compile("stands in|neither a batch nor zero|no valid copy|the echo of")
 
 
 def _parts(draw: random.Random) -> tuple[Part, ...]:

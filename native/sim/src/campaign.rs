@@ -1,6 +1,7 @@
 //! Which cases a test runs, and how to run one of them again.
 //!
-//! `CDP_SIM_LONG=n` runs n times as many cases; `CDP_SIM_SEED`, `CDP_SIM_CALL` and `CDP_SIM_CUT` pick one.
+//! `CDP_SIM_LONG=n` runs n times as many cases; `CDP_SIM_SEED`, `CDP_SIM_CALL` and `CDP_SIM_CUT` pick one; `CDP_SIM_TRACE=1`
+//! tells what happens.
 
 use std::ops::Range;
 
@@ -19,6 +20,13 @@ pub fn calls(calls: Range<u64>, stride: u64, seed: u64) -> impl Iterator<Item = 
 /// Seeds of survival after a cut.
 pub fn cuts(few: u64) -> Range<u64> {
     number("CDP_SIM_CUT").map_or(0..few, |cut| cut..cut + 1)
+}
+
+/// Says something to who asked to hear it.
+pub fn tell(what: impl FnOnce() -> String) {
+    if std::env::var_os("CDP_SIM_TRACE").is_some() {
+        eprintln!("{}", what());
+    }
 }
 
 fn times() -> u64 {

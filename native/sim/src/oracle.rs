@@ -161,7 +161,8 @@ impl Oracle {
             }
             record.change.apply(&mut now);
             if record.fate != Fate::Never && wanted(index, record.lsn) {
-                let seen = read(record.lsn).unwrap_or_else(|| panic!("no record has LSN {}, {:?}", record.lsn, record.change));
+                let seen =
+                    read(record.lsn).unwrap_or_else(|| panic!("no record has LSN {}, {:?}", record.lsn, record.change));
                 compare(record.lsn, &now, &seen, &format!("after {:?}", record.change));
             }
         }
@@ -292,7 +293,11 @@ mod tests {
         oracle.failed(2);
         let absent = |lsn| (lsn != 2).then(|| if lsn == 0 { vec![0; 4] } else { vec![1, 1, 0, 0] });
         assert_eq!(oracle.check(9, |_, _| true, absent), [1, 1, 0, 0]);
-        oracle.check(9, |_, _| true, |lsn| Some([vec![0; 4], vec![1, 1, 0, 0], vec![], vec![1, 2, 2, 0]][lsn as usize].clone()));
+        oracle.check(
+            9,
+            |_, _| true,
+            |lsn| Some([vec![0; 4], vec![1, 1, 0, 0], vec![], vec![1, 2, 2, 0]][lsn as usize].clone()),
+        );
     }
 
     #[test]

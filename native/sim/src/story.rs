@@ -8,6 +8,7 @@ use cdp_engine::options::Maintenance;
 use cdp_engine::storage::Storage;
 use cdp_engine::{Kind, Lsn, Options, Stamp, View, Volume, Zeroing};
 
+use crate::campaign::tell;
 use crate::machine::{Machine, Restart};
 use crate::oracle::{compare, Change, Oracle};
 use crate::scenario::Step;
@@ -19,6 +20,8 @@ const ID: [u8; 16] = *b"a simulated disk";
 
 /// Bounds so small that a few dozen steps roll segments.
 pub fn small_options() -> Options {
+    // A bound that the engine gets later keeps its default until it is made small here.
+    #[allow(clippy::needless_update)]
     Options {
         cache_bytes: 64 << 10,
         ring_bytes: 256 << 10,
@@ -26,8 +29,10 @@ pub fn small_options() -> Options {
         segment_bytes: 64 << 10,
         segment_entries: 40,
         batch_bytes: 96 << 10,
+        checkpoint_segments: 2,
         files: 4,
         maintenance: Maintenance::Inline,
+        ..Options::default()
     }
 }
 
@@ -75,7 +80,16 @@ impl Story {
 
     /// A story that goes on elsewhere: no process runs on `machine` yet.
     pub fn on(machine: Machine, oracle: Oracle) -> Story {
-        Story { machine, oracle, failures: Vec::new(), tolerant: false, shaky_reads: false, volume: None, pending: Vec::new(), steps_done: 0 }
+        Story {
+            machine,
+            oracle,
+            failures: Vec::new(),
+            tolerant: false,
+            shaky_reads: false,
+            volume: None,
+            pending: Vec::new(),
+            steps_done: 0,
+        }
     }
 
     /// Runs the steps until the end or the death of the process.
@@ -85,9 +99,7 @@ impl Story {
                 return;
             }
             self.step(step);
-            if std::env::var_os("CDP_SIM_TRACE").is_some() {
-                eprintln!("{step:?}: head {}, changes {}", self.volume.as_ref().map_or(0, |v| v.latest().0 .0), self.machine.changes());
-            }
+            tell(|| format!("{step:?}: {} changes", self.machine.changes()));
             self.steps_done += 1;
         }
     }
@@ -202,7 +214,9 @@ impl Story {
         let mut seen = vec![0; VOLUME_BYTES];
         match view.read(0, &mut seen) {
             Ok(faults) if faults.is_empty() => compare(head, &self.oracle.state_at(head), &seen, "live"),
-            Ok(faults) => self.failures.push(Failure { step: self.steps_done, what: "look".into(), kind: faults[0].kind }),
+            Ok(faults) => {
+                self.failures.push(Failure { step: self.steps_done, what: "look".into(), kind: faults[0].kind })
+            }
             Err(error) => self.fail("look", error),
         }
         let _ = view.extents(rng.below(VOLUME_BYTES as u64 / 2), 1 << 16, 9);
@@ -255,9 +269,7 @@ impl Story {
         self.lose_process();
         self.machine.restart(restart);
         let volume = self.open(self.machine.boot()).unwrap_or_else(|e| panic!("open after {restart:?}: {e}"));
-        if std::env::var_os("CDP_SIM_TRACE").is_some() {
-            eprintln!("recovered from {restart:?}, head {}, faults {:?}, controls {:?}", volume.latest().0 .0, volume.faults(), volume.controls().iter().map(|c| (c.lsn, String::from_utf8_lossy(&c.document).to_string())).collect::<Vec<_>>());
-        }
+        tell(|| format!("{restart:?}: {:?}, faults {:?}", volume.status(), volume.faults()));
         self.volume = Some(volume);
         let faults = self.volume().faults();
         self.oracle.recovered(self.survivor(), floor);
@@ -304,7 +316,7 @@ impl Story {
 
     /// The LSN of the last record that reads can see.
     pub fn head(&self) -> u64 {
-        self.volume().latest().0.0
+        self.volume().latest().0 .0
     }
 
     /// The last record of the oracle that is still there. Recovery appends an event of its own behind it.
@@ -319,7 +331,7 @@ impl Story {
 
     fn compare_states(&mut self, wanted: impl Fn(usize, u64) -> bool, rng: &mut Rng) {
         let volume = Arc::clone(self.volume());
-        let head = volume.latest().0.0;
+        let head = volume.latest().0 .0;
         let last = self.oracle.check(head, wanted, |lsn| read_view(&volume, lsn, rng));
         compare(head, &last, &read_all(&volume.live(), rng, "the live volume"), "live");
     }
@@ -347,7 +359,8 @@ pub fn read_all(view: &View, rng: &mut Rng, name: &str) -> Vec<u8> {
     let size = view.size() as usize;
     let read = |offset: usize, bytes: usize| {
         let mut buffer = vec![0xAA; bytes];
-        let faults = view.read(offset as u64, &mut buffer).unwrap_or_else(|e| panic!("{name}, {bytes} at {offset}: {e}"));
+        let faults =
+            view.read(offset as u64, &mut buffer).unwrap_or_else(|e| panic!("{name}, {bytes} at {offset}: {e}"));
         assert!(faults.is_empty(), "{name}, {bytes} at {offset}: {faults:?}");
         buffer
     };

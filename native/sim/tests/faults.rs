@@ -73,7 +73,8 @@ fn refuses_after_a_failed_flush(story: &Story) {
         return;
     }
     let volume = story.volume();
-    let error = volume.write(0, &[1; 512]).and_then(|lsn| volume.commit(lsn)).expect_err("a write after a failed flush");
+    let error =
+        volume.write(0, &[1; 512]).and_then(|lsn| volume.commit(lsn)).expect_err("a write after a failed flush");
     assert_eq!(error.kind, Kind::Poisoned, "{error}");
     assert!(volume.flush().is_err(), "a flush after a failed flush");
 }
