@@ -84,7 +84,10 @@ def main() -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(report.document(results, settings))
     print(report.table(results))
-    print(f"\n{target}")
+    print()
+    for peer in chosen.servers[1:]:
+        print(report.ratios(results, chosen.servers[0], peer))
+    print(f"all rounds: {target}")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,16 @@ def table(rounds: Rounds) -> str:
     return "\n".join((*HEADER, *rows))
 
 
+def ratios(rounds: Rounds, server: str, peer: str) -> str:
+    """One line: the requests a second of `server` by those of `peer`, for every workload that both ran."""
+    found = {
+        workload: medians(rounds[workload, server]).iops / medians(rounds[workload, peer]).iops
+        for workload, name in rounds
+        if name == server and (workload, peer) in rounds
+    }
+    return f"{server} / {peer}: " + ", ".join(f"{workload} {ratio:.2f}" for workload, ratio in found.items())
+
+
 def document(rounds: Rounds, settings: Mapping[str, object]) -> str:
     """All rounds and their medians, with what they were measured on."""
     results = [

@@ -40,6 +40,7 @@ def _check(volume: Volume) -> None:
         if isinstance(piece, Kept):
             _check_piece(volume, piece)
     for segment in volume.journal.segments.values():
+        _check_end(segment, volume)
         _check_echoes(segment, volume)
         if segment.item.sealed:
             check_footer(segment, volume.journal, volume.history, volume.report)
@@ -66,6 +67,14 @@ def _check_piece(volume: Volume, piece: Kept) -> None:
             )
 
 
+def _check_end(segment: Segment, volume: Volume) -> None:
+    """A sealed segment's footer follows its last batch; a page between them held a batch that is lost."""
+    end = max((batch.end for batch in segment.batches if _counts(segment, batch, volume)), default=PAGE)
+    if segment.item.sealed and end + PAGE <= segment.item.footer_offset:
+        text = f"no valid batch between {end} and the footer at {segment.item.footer_offset}"
+        volume.report.damage(segment.name, text, segment=segment.item.id)
+
+
 def _check_echoes(segment: Segment, volume: Volume) -> None:
     """Each batch is echoed once, in the next batch whose header lies in a page behind its directory's last."""
     if any(trouble for trouble in segment.troubles):
@@ -81,9 +90,6 @@ def _check_echoes(segment: Segment, volume: Volume) -> None:
             at += 1
         if at < len(batches):
             wanted.append((batch.offset, batches[at].offset))
-        elif segment.item.sealed and batch.entry_count:
-            text = f"batch at {batch.offset} has no echo: the segment's last batch is lost"
-            volume.report.damage(segment.name, text, segment=segment.item.id, lsn=batch.first_lsn)
     for offset, holder in sorted(set(wanted) ^ set(found)):
         text = f"the echo of the batch at {offset} is not, once, in the batch at {holder}"
         volume.report.damage(segment.name, text, segment=segment.item.id)
@@ -112,7 +118,7 @@ def _check_one(volume: Volume, item: CheckpointItem, extents: ExtentMap) -> None
         volume.report.damage(item.file_name, "the manifest names it, but there is no such file")
         return
     try:
-        check_checkpoint(file, item, volume.folder.name, extents, volume.history, volume.report)
+        check_checkpoint(volume, item, file, extents)
     finally:
         file.close()
 

@@ -6,19 +6,19 @@ from below. Which of several neighbouring zero records a sector comes from does 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from cdp.salvage import run
 from cdp.salvage.batch import DATA, TRIM, ZERO
 from cdp.salvage.extents import Extent, ExtentMap
 from cdp.salvage.files import PAGE, SECTOR, StoredFile
-from cdp.salvage.footer import check_fences, read_blocks
 from cdp.salvage.history import History
+from cdp.salvage.index import IndexFile
 from cdp.salvage.manifest import CheckpointItem
-from cdp.salvage.report import Report
-from cdp.salvage.run import RunEntry, RunError
+from cdp.salvage.run import RunEntry
+from cdp.salvage.sections import controls, rows, words
 from cdp.salvage.segment import check_file_header
+from cdp.salvage.volume import Volume
 
 SHARD_SECTORS = 1 << 21
 _SHARD_ROW = "<QQIIQQ"
@@ -36,100 +36,76 @@ class _Shard:
     entries: int
 
 
-def check_checkpoint(
-    file: StoredFile, item: CheckpointItem, volume: str, extents: ExtentMap, history: History, report: Report
-) -> None:
+def check_checkpoint(volume: Volume, item: CheckpointItem, file: StoredFile, extents: ExtentMap) -> None:
     """Reads a whole checkpoint and compares it with `extents`, the map at its LSN."""
-
-    def complain(text: str) -> None:
-        report.damage(file.name, text)
-
+    index = IndexFile(file, item.nonce.to_bytes(8, "little"), volume.report)
     if file.size != item.file_bytes:
-        complain(f"the file has {file.size} bytes, the manifest says {item.file_bytes}")
-    if not check_file_header(file, b"CDPCKP01", volume, item.id, item.nonce, report):
+        index.complain(f"the file has {file.size} bytes, the manifest says {item.file_bytes}")
+    if not check_file_header(file, b"CDPCKP01", volume.folder.name, item.id, item.nonce, volume.report):
         return
-    nonce = item.nonce.to_bytes(8, "little")
-    try:
-        trailer = run.read_trailer(file, nonce, b"CDPCKPT1")
-    except RunError as error:
-        complain(str(error))
+    trailer = index.trailer(b"CDPCKPT1")
+    if trailer is None:
         return
     if trailer.first_lsn != item.lsn:
-        complain(f"the manifest says LSN {item.lsn}, the trailer {trailer.first_lsn}")
-    limit = file.size - run.TRAILER_BYTES
-    sections = run.read_sections(file, nonce, trailer.index_offset, 2, limit, complain)
-    if any(file.read(sections.end, limit - sections.end)):
-        complain(f"padding at {sections.end}..{limit}: not zero")
-    _check_controls(sections.bodies.get(b"CTRL"), item.lsn, history, complain)
-    size = history.size_at(item.lsn) // SECTOR
+        index.complain(f"the manifest says LSN {item.lsn}, the trailer {trailer.first_lsn}")
+    stored = index.sections(trailer.index_offset, 2)
+    index.zeros(stored.end, index.end)
+    _check_controls(index, stored.bodies.get(b"CTRL", b""), item.lsn, volume.history)
+    size = volume.history.size_at(item.lsn) // SECTOR
     position = PAGE
-    for shard in _shards(sections.bodies.get(b"SHRD"), complain):
-        if any(file.read(position, shard.blocks_offset - position)):
-            complain(f"padding at {position}..{shard.blocks_offset}: not zero")
-        position = max(position, _check_shard(file, nonce, shard, extents, size, limit, complain))
-    if any(file.read(position, trailer.index_offset - position)):
-        complain(f"padding at {position}..{trailer.index_offset}: not zero")
+    for shard in _shards(index, stored.bodies.get(b"SHRD")):
+        index.zeros(position, shard.blocks_offset)
+        position = max(position, _check_shard(index, shard, extents, size))
+    index.zeros(position, trailer.index_offset)
 
 
-def _shards(body: bytes | None, complain: Callable[[str], None]) -> list[_Shard]:
+def _shards(index: IndexFile, body: bytes | None) -> list[_Shard]:
     if body is None:
-        complain("there is no section SHRD")
+        index.complain("there is no section SHRD")
         return []
     try:
-        shards = [_Shard(*row) for row in run.rows(body, _SHARD_ROW)]
-    except RunError as error:
-        complain(f"SHRD: {error}")
+        shards = [_Shard(*row) for row in rows(body, _SHARD_ROW)]
+    except ValueError as error:
+        index.complain(f"SHRD: {error}")
         return []
     return sorted(shards, key=lambda shard: shard.blocks_offset)
 
 
-def _check_controls(body: bytes | None, lsn: int, history: History, complain: Callable[[str], None]) -> None:
+def _check_controls(index: IndexFile, body: bytes, lsn: int, history: History) -> None:
     wanted = [(control.lsn, control.stamp, control.text) for control in history.controls if control.lsn <= lsn]
     try:
-        found = run.controls(body or b"")
-    except RunError as error:
-        complain(f"CTRL: {error}")
+        found = controls(body)
+    except ValueError as error:
+        index.complain(f"CTRL: {error}")
         return
     if found != wanted:
-        complain(f"CTRL: {len(found)} control records, not the {len(wanted)} of the segments")
+        index.complain(f"CTRL: {len(found)} control records, not the {len(wanted)} of the segments")
 
 
-def _check_shard(
-    file: StoredFile,
-    nonce: bytes,
-    shard: _Shard,
-    extents: ExtentMap,
-    size: int,
-    limit: int,
-    complain: Callable[[str], None],
-) -> int:
-    def complain_here(text: str) -> None:
-        complain(f"shard {shard.number}: {text}")
-
-    blocks = read_blocks(file, nonce, shard.blocks_offset, shard.narrow_blocks, shard.wide_blocks, complain_here)
-    blocks_end = shard.blocks_offset + PAGE * len(blocks)
-    if any(file.read(blocks_end, shard.sections_offset - blocks_end)):
-        complain_here(f"padding at {blocks_end}..{shard.sections_offset}: not zero")
-    sections = run.read_sections(file, nonce, shard.sections_offset, 2, limit, complain_here)
-    check_fences(sections.bodies.get(b"FENC"), blocks, complain_here)
-    entries = [entry for block in blocks if block for entry in block]
+def _check_shard(whole: IndexFile, shard: _Shard, extents: ExtentMap, size: int) -> int:
+    index = replace(whole, prefix=f"shard {shard.number}: ")
+    blocks = index.blocks(shard.blocks_offset, shard.narrow_blocks + shard.wide_blocks)
+    index.zeros(shard.blocks_offset + PAGE * len(blocks), shard.sections_offset)
+    stored = index.sections(shard.sections_offset, 2)
+    index.fences(stored.bodies.get(b"FENC"), blocks)
+    entries = [entry for block in blocks for entry in block or ()]
     try:
-        table = run.words(sections.bodies.get(b"SEGS", b""))
-    except RunError as error:
-        complain_here(f"SEGS: {error}")
+        table = words(stored.bodies.get(b"SEGS", b""))
+    except ValueError as error:
+        index.complain(f"SEGS: {error}")
         table = []
-    if any(block is None for block in blocks) or any(e.kind == DATA and e.segment_index >= len(table) for e in entries):
-        complain_here("its map cannot be compared")
-        return sections.end
+    if None in blocks or any(e.kind == DATA and e.segment_index >= len(table) for e in entries):
+        index.complain("its map cannot be compared")
+        return stored.end
     if len(entries) != shard.entries:
-        complain_here(f"{len(entries)} entries, SHRD says {shard.entries}")
+        index.complain(f"{len(entries)} entries, SHRD says {shard.entries}")
     start = shard.number * SHARD_SECTORS
     end = min(start + SHARD_SECTORS, size)
     found = _merged(_stored_pieces(entries, table, end))
     wanted = _merged(_rebuilt_pieces(extents.between(start, end)))
     if found != wanted:
-        complain_here(f"its map is not the one of the segments: {_difference(found, wanted)}")
-    return sections.end
+        index.complain(f"its map is not the one of the segments: {_difference(found, wanted)}")
+    return stored.end
 
 
 def _stored_pieces(entries: list[RunEntry], table: list[int], size: int) -> Iterator[Piece]:

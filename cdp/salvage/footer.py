@@ -7,126 +7,61 @@ compared with what is stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from typing import Any
 
-from cdp.salvage import run
-from cdp.salvage.batch import CONTROL, DATA, TRIM, VOID, ZERO, Entry
-from cdp.salvage.files import PAGE, SECTOR, StoredFile
-from cdp.salvage.history import Control, History
-from cdp.salvage.recovery import Journal, Kept, Lost
+from cdp.salvage import sections
+from cdp.salvage.batch import DATA, KIND_NAMES
+from cdp.salvage.expected import Expected, expected_footer
+from cdp.salvage.files import PAGE
+from cdp.salvage.history import History
+from cdp.salvage.index import Block, IndexFile, Trailer
+from cdp.salvage.manifest import SegmentItem
+from cdp.salvage.recovery import Journal, Lost
 from cdp.salvage.report import Report
-from cdp.salvage.run import RunEntry, RunError, Trailer
+from cdp.salvage.run import NARROW_SECTORS_MAX, RunEntry
 from cdp.salvage.segment import Segment
-
-_MINUTE_NS = 60 * 10**9
-_STAMP_ENTRIES = 256
-
-
-@dataclass(slots=True)
-class _Expected:
-    """What the footer must say."""
-
-    run: list[RunEntry] = field(default_factory=list)
-    stamps: list[tuple[int, int, int]] = field(default_factory=list)
-    minutes: dict[int, list[int]] = field(default_factory=dict)
-    flush_points: set[int] = field(default_factory=set)
-    controls: list[tuple[int, int, bytes]] = field(default_factory=list)
-    entries: int = 0
-    first: Entry | None = None
-    last: Entry | None = None
 
 
 def check_footer(segment: Segment, journal: Journal, history: History, report: Report) -> None:
     """Reads the whole footer of a sealed segment and compares it with the batches."""
-    file = segment.file
-    if file is None:
+    if segment.file is None:
         return
-
-    def complain(text: str) -> None:
-        report.damage(segment.name, f"footer: {text}", segment=segment.item.id)
-
-    if file.size != segment.item.file_bytes:
-        complain(f"the file has {file.size} bytes, the manifest says {segment.item.file_bytes}")
-    expected = _expected(segment, journal, history)
-    lost = [piece for piece in journal.pieces if isinstance(piece, Lost) and piece.segment is segment]
-    _compare_item(segment, expected, lost, complain)
-    try:
-        trailer = run.read_trailer(file, segment.nonce, b"CDPFOOT1")
-    except RunError as error:
-        complain(str(error))
-        return
-    _compare_trailer(segment, trailer, complain)
-    blocks = _check_run(segment, file, trailer, expected, lost, complain)
-    _check_sections(segment, file, trailer, expected, blocks, bool(lost), complain)
-
-
-def _expected(segment: Segment, journal: Journal, history: History) -> _Expected:
-    expected = _Expected()
-    listed = None
-    for piece in journal.pieces:
-        if not isinstance(piece, Kept) or piece.segment is not segment:
-            continue
-        batch = piece.batch
-        if listed is None or expected.entries - listed >= _STAMP_ENTRIES:
-            listed = expected.entries
-            expected.stamps.append((batch.first_lsn, batch.base_stamp, batch.offset))
-        for entry in piece.entries():
-            _count(expected, entry)
-    own = {entry.lsn for entry in (expected.first, expected.last) if entry}
-    expected.controls = [_control_row(c) for c in history.controls if own and min(own) <= c.lsn <= max(own)]
-    expected.flush_points = {
-        b.durable_lsn for b in segment.batches if b.is_flush_point and _of_segment(segment, b.first_lsn)
-    }
-    expected.run.sort(key=lambda entry: (entry.start, entry.lsn))
-    return expected
-
-
-def _of_segment(segment: Segment, first_lsn: int) -> bool:
-    return first_lsn <= segment.item.last_lsn + 1
-
-
-def _control_row(control: Control) -> tuple[int, int, bytes]:
-    return control.lsn, control.stamp, control.text
-
-
-def _count(expected: _Expected, entry: Entry) -> None:
-    new_record = expected.last is None or expected.last.lsn != entry.lsn
-    expected.first = expected.first or entry
-    expected.last = entry
-    expected.entries += 1
-    if entry.kind in (VOID, CONTROL):
-        return
-    offset = entry.offset if entry.kind == DATA else 0
-    expected.run.append(
-        RunEntry(entry.start, entry.lsn, entry.kind, entry.sectors, 0, offset, entry.stored, 0, entry.sectors)
-    )
-    minute = expected.minutes.setdefault(entry.stamp // _MINUTE_NS, [0, 0, 0, 0])
-    if entry.kind == DATA:
-        minute[0] += new_record
-        minute[2] += entry.sectors * SECTOR
-        minute[3] += entry.stored
-    elif entry.kind in (ZERO, TRIM):
-        minute[1] += new_record
-
-
-def _compare_item(segment: Segment, expected: _Expected, lost: list[Lost], complain: Callable[[str], None]) -> None:
     item = segment.item
-    if lost or expected.first is None or expected.last is None:
+    index = IndexFile(segment.file, segment.nonce, report, item.id, "footer: ")
+    if segment.file.size != item.file_bytes:
+        index.complain(f"the file has {segment.file.size} bytes, the manifest says {item.file_bytes}")
+    expected = expected_footer(segment, journal, history)
+    _compare_item(index, segment, expected)
+    trailer = index.trailer(b"CDPFOOT1")
+    if trailer is None:
+        return
+    _compare_trailer(index, item, trailer)
+    blocks = index.blocks(trailer.index_offset, trailer.narrow_blocks + trailer.wide_blocks)
+    _compare_run(index, trailer, blocks, expected)
+    stored = index.sections(trailer.sections_offset, trailer.section_count)
+    index.zeros(trailer.index_offset + PAGE * len(blocks), trailer.sections_offset)
+    index.zeros(stored.end, index.end)
+    index.fences(stored.bodies.get(b"FENC"), blocks)
+    _compare_sections(index, stored.bodies, item, expected)
+
+
+def _compare_item(index: IndexFile, segment: Segment, expected: Expected) -> None:
+    item, first, last = segment.item, expected.first, expected.last
+    if expected.lost or first is None or last is None:
         return
     for what, said, found in (
         ("number of entries", item.entries, expected.entries),
-        ("first LSN", item.first_lsn, expected.first.lsn),
-        ("last LSN", item.last_lsn, expected.last.lsn),
-        ("first stamp", item.first_stamp, expected.first.stamp),
-        ("last stamp", item.last_stamp, expected.last.stamp),
+        ("first LSN", item.first_lsn, first.lsn),
+        ("last LSN", item.last_lsn, last.lsn),
+        ("first stamp", item.first_stamp, first.stamp),
+        ("last stamp", item.last_stamp, last.stamp),
         ("clock epoch", item.clock_epoch, segment.batches[0].clock_epoch),
     ):
         if said != found:
-            complain(f"the manifest says {what} {said}, the batches {found}")
+            index.complain(f"the manifest says {what} {said}, the batches {found}")
 
 
-def _compare_trailer(segment: Segment, trailer: Trailer, complain: Callable[[str], None]) -> None:
-    item = segment.item
+def _compare_trailer(index: IndexFile, item: SegmentItem, trailer: Trailer) -> None:
     for what, said, found in (
         ("footer offset", item.footer_offset, trailer.index_offset),
         ("first LSN", item.first_lsn, trailer.first_lsn),
@@ -136,38 +71,22 @@ def _compare_trailer(segment: Segment, trailer: Trailer, complain: Callable[[str
         ("clock epoch", item.clock_epoch, trailer.clock_epoch),
     ):
         if said != found:
-            complain(f"the manifest says {what} {said}, the trailer {found}")
+            index.complain(f"the manifest says {what} {said}, the trailer {found}")
 
 
-def _check_run(
-    segment: Segment,
-    file: StoredFile,
-    trailer: Trailer,
-    expected: _Expected,
-    lost: list[Lost],
-    complain: Callable[[str], None],
-) -> list[list[RunEntry] | None]:
-    blocks = read_blocks(
-        file, segment.nonce, trailer.index_offset, trailer.narrow_blocks, trailer.wide_blocks, complain
-    )
+def _compare_run(index: IndexFile, trailer: Trailer, blocks: list[Block], expected: Expected) -> None:
     narrow, wide = blocks[: trailer.narrow_blocks], blocks[trailer.narrow_blocks :]
+    total = 0
     for name, part, is_wide in (("narrow", narrow, False), ("wide", wide, True)):
+        found = [entry for block in part for entry in block or ()]
+        total += len(found)
         if any(block is None for block in part):
             continue
-        found = [_plain(entry) for block in part if block for entry in block]
-        wanted = [entry for entry in expected.run if (entry.sectors > run.NARROW_SECTORS_MAX) == is_wide]
-        difference = _difference(_known(found, lost), _known(wanted, lost))
-        if difference:
-            complain(f"{name} entries: {difference}")
-    if len(blocks) == trailer.narrow_blocks + trailer.wide_blocks and all(blocks):
-        total = sum(len(block) for block in blocks if block)
-        if total != trailer.run_entries:
-            complain(f"the trailer says {trailer.run_entries} entries in the run, there are {total}")
-    return blocks
-
-
-def _plain(entry: RunEntry) -> RunEntry:
-    return entry if entry.kind == DATA else entry._replace(whole=entry.sectors)
+        wanted = [entry for entry in expected.run if (entry.sectors > NARROW_SECTORS_MAX) == is_wide]
+        if difference := _difference(_known(found, expected.lost), _known(wanted, expected.lost)):
+            index.complain(f"{name} entries: {difference}")
+    if all(blocks) and total != trailer.run_entries:
+        index.complain(f"the trailer says {trailer.run_entries} entries in the run, there are {total}")
 
 
 def _known(entries: list[RunEntry], lost: list[Lost]) -> list[RunEntry]:
@@ -178,102 +97,44 @@ def _difference(found: list[RunEntry], wanted: list[RunEntry]) -> str:
     for number, (one, other) in enumerate(zip(found, wanted, strict=False)):
         if one != other:
             return f"number {number} is {_show(one)}, the batches say {_show(other)}"
-    if len(found) != len(wanted):
-        return f"{len(found)} stored, the batches say {len(wanted)}"
-    return ""
+    return "" if len(found) == len(wanted) else f"{len(found)} stored, the batches say {len(wanted)}"
 
 
 def _show(entry: RunEntry) -> str:
-    return (
-        f"LSN {entry.lsn} sectors {entry.start}..{entry.start + entry.sectors} kind {entry.kind} "
-        f"table index {entry.segment_index} at {entry.offset} stored {entry.stored}"
-    )
+    place = f", {entry.stored} bytes at {entry.offset}" if entry.kind == DATA else ""
+    sliced = f", {entry.skip} skipped of {entry.whole}" if (entry.skip, entry.whole) != (0, entry.sectors) else ""
+    where = f"{KIND_NAMES[entry.kind]} {entry.start}..{entry.end} of LSN {entry.lsn}"
+    return f"{where}, table index {entry.segment_index}{place}{sliced}"
 
 
-def read_blocks(
-    file: StoredFile, nonce: bytes, offset: int, narrow: int, wide: int, complain: Callable[[str], None]
-) -> list[list[RunEntry] | None]:
-    """The blocks of a run, None for each that is damaged; the damage is told to `complain`."""
-    blocks: list[list[RunEntry] | None] = []
-    if offset % PAGE:
-        complain(f"the run at {offset} does not begin on a page")
-    for number in range(narrow + wide):
-        if offset + number * PAGE >= file.size:
-            complain(f"block {number} lies behind the end of the file")
-            return blocks
-        try:
-            blocks.append(run.read_block(file, nonce, offset + number * PAGE))
-        except RunError as error:
-            complain(str(error))
-            blocks.append(None)
-    return blocks
-
-
-def check_fences(body: bytes | None, blocks: list[list[RunEntry] | None], complain: Callable[[str], None]) -> None:
-    """Compares FENC with the blocks that could be read."""
-    if body is None:
-        if blocks:
-            complain("there is no section FENC")
-        return
-    try:
-        fences = run.fences(body)
-    except RunError as error:
-        complain(f"FENC: {error}")
-        return
-    if len(fences) != len(blocks):
-        complain(f"FENC: {len(fences)} fences for {len(blocks)} blocks")
-    for number, (fence, block) in enumerate(zip(fences, blocks, strict=False)):
-        if block and fence != run.fence_of(block):
-            complain(f"FENC: fence {number} is {tuple(fence)}, its block holds {tuple(run.fence_of(block))}")
-
-
-def _check_sections(
-    segment: Segment,
-    file: StoredFile,
-    trailer: Trailer,
-    expected: _Expected,
-    blocks: list[list[RunEntry] | None],
-    incomplete: bool,
-    complain: Callable[[str], None],
-) -> None:
-    limit = file.size - run.TRAILER_BYTES
-    start, count = trailer.sections_offset, trailer.section_count
-    sections = run.read_sections(file, segment.nonce, start, count, limit, complain)
-    run_end = trailer.index_offset + PAGE * len(blocks)
-    for begin, end in ((run_end, trailer.sections_offset), (sections.end, limit)):
-        if end > begin and any(file.read(begin, end - begin)):
-            complain(f"padding at {begin}..{end}: not zero")
-    check_fences(sections.bodies.get(b"FENC"), blocks, complain)
-    for tag, decode, wanted in _wanted(segment, expected, incomplete):
-        try:
-            found = decode(sections.bodies[tag]) if tag in sections.bodies else None
-        except RunError as error:
-            complain(f"{tag.decode()}: {error}")
+def _compare_sections(index: IndexFile, stored: dict[bytes, bytes], item: SegmentItem, expected: Expected) -> None:
+    for tag, decode, wanted in _wanted(item, expected):
+        name = tag.decode()
+        if tag not in stored:
+            if wanted:
+                index.complain(f"there is no section {name}")
             continue
-        if found != wanted and (found is not None or wanted):
-            complain(f"{tag.decode()} does not say what the batches say: {_first_difference(found, wanted)}")
+        try:
+            found = decode(stored[tag])
+        except ValueError as error:
+            index.complain(f"{name}: {error}")
+            continue
+        if found != wanted:
+            index.complain(f"{name} is not what the batches say: {_first_difference(found, wanted)}")
 
 
-def _wanted(
-    segment: Segment, expected: _Expected, incomplete: bool
-) -> Iterator[tuple[bytes, Callable[[bytes], list[object]], list[object]]]:
-    yield b"SEGS", _words, [segment.item.id]
-    if incomplete:
+def _wanted(item: SegmentItem, expected: Expected) -> Iterator[tuple[bytes, Callable[[bytes], list[Any]], list[Any]]]:
+    yield b"SEGS", sections.words, [item.id]
+    if expected.lost:
         return
-    yield b"CTRL", lambda body: list(run.controls(body)), list(expected.controls)
-    yield b"STMP", lambda body: list(run.rows(body, "<QQQ")), list(expected.stamps)
-    yield b"FLSH", lambda body: list(run.ascending(body)), [*sorted(expected.flush_points)]
-    minutes: list[object] = [(minute, *row) for minute, row in sorted(expected.minutes.items())]
-    yield b"STAT", lambda body: list(run.rows(body, "<QQQQQ")), minutes
+    yield b"CTRL", sections.controls, expected.controls
+    yield b"STMP", lambda body: sections.rows(body, "<QQQ"), expected.stamps
+    yield b"FLSH", sections.ascending, expected.flush_points
+    minutes = [(minute, *row) for minute, row in sorted(expected.minutes.items())]
+    yield b"STAT", lambda body: sections.rows(body, "<QQQQQ"), minutes
 
 
-def _words(body: bytes) -> list[object]:
-    return list(run.words(body))
-
-
-def _first_difference(found: list[object] | None, wanted: list[object]) -> str:
-    if found is None:
-        return "there is no such section"
+def _first_difference(found: list[Any], wanted: list[Any]) -> str:
     for one, other in zip(found, wanted, strict=False):
         if one != other:
             return f"{one} where {other} belongs"

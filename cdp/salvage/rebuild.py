@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cdp.errors import CdpError
 from cdp.salvage.files import PAGE, StoredFile
+from cdp.salvage.index import IndexFile
 from cdp.salvage.manifest import Manifest, SegmentItem
 from cdp.salvage.report import Report
-from cdp.salvage.run import RunError, read_trailer
 from cdp.salvage.segment import Segment, read_file_header, scan
 
 _NAME = re.compile(r"segment-([0-9a-f]{8})")
@@ -54,9 +54,8 @@ def _item_of(file: StoredFile, volume: str, number: int, report: Report) -> Segm
         report.damage(file.name, f"left out: a foreign file: number {header.number} of volume {header.volume}")
         return None
     unsealed = SegmentItem(number, False, header.nonce, header.epoch)
-    try:
-        trailer = read_trailer(file, header.nonce.to_bytes(8, "little"), b"CDPFOOT1")
-    except RunError:
+    trailer = IndexFile(file, header.nonce.to_bytes(8, "little"), Report()).trailer(b"CDPFOOT1")
+    if trailer is None:
         return unsealed
     return SegmentItem(
         number,

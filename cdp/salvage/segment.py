@@ -169,15 +169,17 @@ def _batch_at(segment: Segment, file: StoredFile, offset: int, end: int) -> Batc
 
 def _read_echoes(segment: Segment, file: StoredFile, originals: dict[int, Batch]) -> None:
     stand_ins: dict[int, Batch] = {}
-    for holder in originals.values():
-        echo = file.read(holder.directory_end, holder.echo_bytes)
-        for copy in _echoed(segment, holder, echo):
+    holders = list(originals.values())
+    while holders:
+        holder = holders.pop(0)
+        where = f"echo in the batch at {holder.offset}"
+        for copy in _echoed(segment, holder, file.read(holder.directory_end, holder.echo_bytes)):
             original = originals.get(copy.offset)
-            where = f"echo in the batch at {holder.offset}"
-            if original is None:
+            if original is None and copy.offset not in stand_ins:
                 stand_ins[copy.offset] = copy
+                holders.append(copy)  # what its own echo holds may be intact
                 segment.troubles.append(_trouble(copy, f"batch at {copy.offset} is lost; its {where} stands in"))
-            elif original != replace(copy, directory=None):
+            elif original is not None and original != replace(copy, directory=None):
                 segment.troubles.append(_trouble(copy, f"batch at {copy.offset} differs from its {where}"))
             segment.echoes.append((original or copy, holder))
     segment.batches = sorted([*originals.values(), *stand_ins.values()], key=lambda batch: batch.offset)

@@ -182,7 +182,17 @@ class SegmentWriter:
         return [entry for batch in self.batches for entry in batch.entries if entry.lsn <= last_lsn]
 
     def seal(self, last_lsn: int | None = None) -> dict[str, int]:
-        """Writes the footer of the records up to `last_lsn` and returns the fields of the manifest's item."""
+        """Writes the footer and returns the fields of the manifest's item.
+
+        With `last_lsn`, what recovery does: records behind it do not count, batches are put back from their echoes, and
+        the footer follows the last batch that counts.
+        """
+        if last_lsn is not None:
+            kept = [batch.end for batch in self.batches if batch.entries and batch.first_lsn <= last_lsn]
+            del self.data[max(kept, default=PAGE) :]
+            for batch in self.batches:
+                if batch.end <= len(self.data):  # a batch that only an echo held must not go with the echo
+                    self.data[batch.offset : batch.offset + len(batch.copied)] = batch.copied
         last_lsn = self.last_lsn if last_lsn is None else last_lsn
         self.footer_offset = round_up(len(self.data), PAGE)
         self.data += MEANINGLESS * (self.footer_offset - len(self.data))
@@ -230,7 +240,8 @@ class SegmentWriter:
         return out
 
     def _flush_points(self, last_lsn: int) -> bytes:
-        points = sorted({b.durable_lsn for b in self.batches if b.flags & 1 and b.first_lsn <= last_lsn + 1})
+        known = [b for b in self.batches if b.first_lsn <= last_lsn + 1 and b.copied in self.data]
+        points = sorted({b.durable_lsn for b in known if b.flags & 1})
         return b"".join(varint(p - before) for before, p in zip([0, *points], points, strict=False))
 
 

@@ -14,7 +14,14 @@ def verify(uri: str, connections: int, *options: str) -> None:
     share = DISK_BYTES // connections
     run(
         *("fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", f"--numjobs={connections}", "--group_reporting"),
-        *(f"--size={share}", f"--offset_increment={share}", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1"),
+        *(
+            f"--size={share}",
+            f"--offset_increment={share}",
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--do_verify=1",
+            "--verify_state_save=0",
+        ),
         *options,
     )
 

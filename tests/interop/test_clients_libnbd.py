@@ -23,7 +23,6 @@ pytestmark = pytest.mark.skipif(not LIBNBD.exists(), reason="libnbd 1.22 is not 
 PRELUDE = """
 import json, nbd
 h = nbd.NBD()
-h.set_strict_mode(0)
 h.add_meta_context("base:allocation")
 h.set_export_name({export!r})
 {connect}

@@ -5,6 +5,8 @@ Each check raises Unproved with a sentence; none of them mounts anything.
 
 from __future__ import annotations
 
+import filecmp
+import hashlib
 import sqlite3
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from tools.demo.life import ACCOUNTS, BALANCE, DATABASE
 
 FIXED = 1
 """e2fsck's exit code when it changed what a preen may change."""
+
+EMPTY = hashlib.sha256().hexdigest()
+"""Of a file without content, which nothing can wreck."""
 
 
 class Unproved(Exception):
@@ -50,6 +55,18 @@ def check_files(found: dict[str, str], expected: dict[str, str]) -> None:
     wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if wrong:
         raise Unproved(f"{len(wrong)} of {len(expected)} files differ, {wrong[0]} among them")
+
+
+def check_lost(found: dict[str, str], expected: dict[str, str]) -> None:
+    """No content that was there is there any more, under whatever name."""
+    kept = (set(expected.values()) & set(found.values())) - {EMPTY}
+    if kept:
+        raise Unproved(f"{len(kept)} files survived the wrecking")
+
+
+def check_same(image: Path, other: Path) -> None:
+    if not filecmp.cmp(image, other, shallow=False):
+        raise Unproved(f"{image} and {other} differ")
 
 
 def check_bank(folder: Path, bounds: tuple[int, int]) -> int:

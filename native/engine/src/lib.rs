@@ -5,17 +5,31 @@
 //! segment, zeros or origin. This crate knows nothing of Python, NBD or sockets; the outside comes in through
 //! [`storage::Storage`] and [`origin::Origin`]. The files are described in docs/format.md.
 
-pub mod codec;
+mod append;
+mod codec;
+mod durable;
 pub mod error;
+pub mod index;
+pub mod instants;
 pub mod journal;
 mod lz4;
+mod maintain;
+mod opening;
+pub mod options;
 pub mod origin;
+mod read;
+mod request;
+pub mod restore;
+mod ring;
 pub mod storage;
 pub mod units;
+pub mod verify;
 pub mod view;
 pub mod volume;
 
 pub use error::{Error, Kind, Result};
+pub use instants::Instant;
+pub use options::{Maintenance, Options};
 pub use units::{Lsn, SegmentId, Stamp, PAGE, SECTOR};
 pub use view::{Extent, Fault, View};
-pub use volume::{Options, Volume, Zeroing};
+pub use volume::{Status, Volume, Zeroing};

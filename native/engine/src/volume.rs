@@ -1,15 +1,31 @@
-//! A volume open for writing, or for looking only.
+//! A volume: opened, written, looked at, closed. The way of a write is in append.rs, of a flush in durable.rs, of a read in
+//! read.rs; sealing and spare segments are in maintain.rs.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use crate::error::Result;
+use parking_lot::{Condvar, Mutex};
+
+use crate::durable::Durability;
+use crate::error::{Error, Kind, Result};
+use crate::index::files::Files;
+use crate::index::map::Index;
+use crate::index::memtable::{Control, Memtable};
+use crate::index::sealed::Sealed;
+use crate::journal::batch::RecordKind;
+use crate::journal::manifest::{Content, Manifest, SegmentItem};
+use crate::journal::recover;
+use crate::journal::segment::OpenSegment;
+use crate::journal::writer::Writer;
+use crate::maintain;
+use crate::opening;
+use crate::options::Options;
 use crate::origin::Origin;
-use crate::storage::Storage;
-use crate::units::{Lsn, Stamp};
+use crate::request::{check_range, Request};
+use crate::ring::{Admission, Ring};
+use crate::storage::{Lock, Storage};
+use crate::units::{Lsn, Stamp, SECTOR};
 use crate::view::View;
-
-#[derive(Clone, Debug, Default)]
-pub struct Options {}
 
 /// Why a range reads as zeros from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,56 +34,274 @@ pub enum Zeroing {
     Trim,
 }
 
-pub struct Volume {}
+/// A volume open for writing, or for looking only. All calls may come from any thread.
+pub struct Volume {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) id: [u8; 16],
+    pub(crate) created: Stamp,
+    pub(crate) facts: recover::Volume,
+    pub(crate) origin: Option<Arc<dyn Origin>>,
+    pub(crate) options: Options,
+    pub(crate) read_only: bool,
+    pub(crate) size: AtomicU64,
+    pub(crate) manifest: Mutex<Manifest>,
+    pub(crate) index: Index,
+    pub(crate) ring: Ring,
+    /// None until the first write of this run. Only the leader appends; a sync looks in to learn what to cover.
+    pub(crate) writer: Mutex<Option<Writer>>,
+    pub(crate) spare: Mutex<Option<OpenSegment>>,
+    pub(crate) durability: Durability,
+    pub(crate) poison: OnceLock<String>,
+    pub(crate) closed: AtomicBool,
+    /// Damage and anomalies met so far: one sentence each.
+    pub(crate) faults: Arc<Mutex<Vec<String>>>,
+    pub(crate) controls: Mutex<Vec<Control>>,
+    pub(crate) maintenance: Mutex<()>,
+    pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
+    /// The last stop was clean.
+    pub(crate) was_clean: bool,
+    pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+/// Figures of a volume.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub size: u64,
+    pub created: Stamp,
+    pub epoch: u64,
+    pub clock_epoch: u32,
+    pub latest: Lsn,
+    pub latest_stamp: Stamp,
+    pub durable: Lsn,
+    pub segments: usize,
+    pub poisoned: Option<String>,
+    pub read_only: bool,
+    pub was_clean: bool,
+    pub cached_extents: usize,
+    pub cached_bytes: usize,
+}
 
 impl Volume {
-    pub fn create(_storage: &dyn Storage, _id: [u8; 16], _size: u64, _created: Stamp) -> Result<()> {
-        todo!()
+    /// Lays an empty volume into an existing, empty folder. `size` in bytes, whole sectors.
+    pub fn create(storage: Arc<dyn Storage>, id: [u8; 16], size: u64, created: Stamp) -> Result<()> {
+        if size == 0 || size % SECTOR != 0 || size / SECTOR >= 1 << 48 {
+            return Err(Error::invalid(format!(
+                "a volume of {size} bytes: it must be 1 to 2^48 - 1 sectors of 512 bytes"
+            )));
+        }
+        let names = storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
+        if names.iter().any(|name| name.starts_with("manifest.")) {
+            return Err(Error::invalid("there is a volume in this folder already"));
+        }
+        Manifest::create(storage, id, size, created.0).map(drop)
     }
 
-    pub fn open(_storage: Arc<dyn Storage>, _origin: Option<Arc<dyn Origin>>, _options: Options) -> Result<Arc<Volume>> {
-        todo!()
+    /// Opens for writing: takes the lock (Busy if another holds it), recovers after an unclean end.
+    pub fn open(storage: Arc<dyn Storage>, origin: Option<Arc<dyn Origin>>, options: Options) -> Result<Arc<Volume>> {
+        opening::open(storage, origin, options, false)
+    }
+
+    /// Opens for looking: no lock, nothing is changed on disk, also beside a live writer, whose later records it does not see.
+    pub fn open_read_only(
+        storage: Arc<dyn Storage>,
+        origin: Option<Arc<dyn Origin>>,
+        options: Options,
+    ) -> Result<Arc<Volume>> {
+        opening::open(storage, origin, options, true)
     }
 
     /// Bytes, now.
     pub fn size(&self) -> u64 {
-        todo!()
+        self.size.load(Ordering::Relaxed)
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// Admits a write: copies (and compresses) `data`, gives it its LSN and stamp. Any offset and length inside `size`; empty is Invalid. Not yet in the
     /// journal: reply only after `commit`. May wait for room in the ring, never for another session's client.
-    pub fn write(&self, _offset: u64, _data: &[u8]) -> Result<Lsn> {
-        todo!()
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<Lsn> {
+        self.check_writable()?;
+        check_range(offset, data.len() as u64, self.size(), true)?;
+        self.admit(Request::write(offset, data))
     }
 
     /// Admits a WRITE_ZEROES or TRIM of any length inside `size`.
-    pub fn zero(&self, _offset: u64, _bytes: u64, _how: Zeroing) -> Result<Lsn> {
-        todo!()
+    pub fn zero(&self, offset: u64, bytes: u64, how: Zeroing) -> Result<Lsn> {
+        self.check_writable()?;
+        check_range(offset, bytes, self.size(), false)?;
+        let kind = if how == Zeroing::Trim { RecordKind::Trim } else { RecordKind::Zero };
+        self.admit(Request::zero(offset, bytes, kind))
+    }
+
+    /// Admits a control record: a JSON document of at most 1 MiB.
+    pub fn control(&self, document: &[u8]) -> Result<Lsn> {
+        self.check_writable()?;
+        self.admit(Request::control(document)?)
+    }
+
+    fn admit(&self, mut request: Request) -> Result<Lsn> {
+        loop {
+            match self.ring.admit(request, || self.storage.now())? {
+                Admission::Admitted(lsn) => return Ok(Lsn(lsn)),
+                Admission::Full(back) => {
+                    request = *back;
+                    if self.ring.try_lead() {
+                        self.lead();
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.read_only {
+            return Err(Error::invalid("the volume is open for looking only"));
+        }
+        match self.poison.get() {
+            Some(why) => Err(Error::new(Kind::Poisoned, format!("the volume accepts no more writes: {why}"))),
+            None => Ok(()),
+        }
     }
 
     /// Waits until the record is in the journal and visible to reads; its own outcome. To be called once for each
     /// admitted LSN; the first call of several takes all that is pending with it, the others are then cheap.
-    pub fn commit(&self, _lsn: Lsn) -> Result<()> {
-        todo!()
-    }
-
-    /// Makes everything that was committed before the call, by anybody, durable (FLUSH).
-    pub fn flush(&self) -> Result<()> {
-        todo!()
-    }
-
-    /// Makes a committed record durable (FUA), and with it everything before it.
-    pub fn sync_to(&self, _lsn: Lsn) -> Result<()> {
-        todo!()
+    pub fn commit(&self, lsn: Lsn) -> Result<()> {
+        while !self.ring.wait_done(lsn.0) {
+            if self.ring.try_lead() {
+                self.lead();
+            }
+        }
+        self.ring.outcome(lsn.0)
     }
 
     /// The live volume: its reads see every committed write.
-    pub fn live(&self) -> View {
-        todo!()
+    pub fn live(self: &Arc<Volume>) -> View {
+        View::live(self.clone())
     }
 
-    /// The volume as it was at `lsn`.
-    pub fn view(&self, _lsn: Lsn) -> Result<View> {
-        todo!()
+    /// The volume as it was at `lsn`; NotFound for a number that no record has.
+    pub fn view(self: &Arc<Volume>, lsn: Lsn) -> Result<View> {
+        self.instant_of(lsn)?;
+        Ok(View::at(self.clone(), lsn))
     }
+
+    /// Stops: appends what was admitted, makes it durable, seals, notes the clean stop, lets go of the lock. Later calls fail with Closed.
+    /// A volume that was poisoned, or whose closing failed, is recovered at its next opening.
+    pub fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.ring.close(Error::new(Kind::Closed, "the volume is closed"));
+        let result = if self.read_only { Ok(()) } else { self.finish() };
+        self.stop_maintenance();
+        *self.lock.lock() = None;
+        result
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub fn status(&self) -> Status {
+        let (latest, latest_stamp) = self.latest();
+        let cache = self.index.cache_facts();
+        let (segments, epoch) = {
+            let manifest = self.manifest.lock();
+            (manifest.content.segments.len(), manifest.content.state.epoch)
+        };
+        Status {
+            size: self.size(),
+            created: self.created,
+            epoch,
+            clock_epoch: self.ring.clock().2,
+            latest,
+            latest_stamp,
+            durable: Lsn(self.durability.lsn()),
+            segments,
+            poisoned: self.poison.get().cloned(),
+            read_only: self.read_only,
+            was_clean: self.was_clean,
+            cached_extents: cache.extents,
+            cached_bytes: cache.bytes,
+        }
+    }
+
+    /// Damage and anomalies met so far: one sentence each.
+    pub fn faults(&self) -> Vec<String> {
+        self.faults.lock().clone()
+    }
+
+    /// Every control record, ascending.
+    pub fn controls(&self) -> Vec<Control> {
+        self.controls.lock().clone()
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // Without `close` this is what a kill leaves; only the thread has to go.
+        self.stop_maintenance();
+    }
+}
+
+/// Everything that opening found, ready to become a volume.
+pub(crate) struct Found {
+    pub manifest: Manifest,
+    pub sealed: Vec<Arc<Sealed>>,
+    pub frozen: Vec<Arc<Memtable>>,
+    pub controls: Vec<Control>,
+    pub faults: Arc<Mutex<Vec<String>>>,
+    pub last_lsn: u64,
+    pub next_lsn: u64,
+    pub last_stamp: u64,
+    pub clock_epoch: u32,
+    pub was_clean: bool,
+    pub lock: Option<Box<dyn Lock>>,
+}
+
+impl Found {
+    pub fn into_volume(
+        self,
+        storage: Arc<dyn Storage>,
+        origin: Option<Arc<dyn Origin>>,
+        options: Options,
+        read_only: bool,
+    ) -> Arc<Volume> {
+        let Content { id, size, created, .. } = self.manifest.content;
+        let files = Files::new(storage.clone(), options.files);
+        let bounds = (options.ring_bytes, options.ring_requests);
+        Arc::new(Volume {
+            id,
+            created: Stamp(created),
+            facts: recover::Volume::new(&id, size),
+            origin,
+            read_only,
+            size: AtomicU64::new(size),
+            manifest: Mutex::new(self.manifest),
+            index: Index::new(files, options.cache_bytes, self.sealed, self.frozen, self.last_lsn),
+            ring: Ring::new(self.next_lsn, self.last_lsn, self.last_stamp, self.clock_epoch, bounds),
+            writer: Mutex::new(None),
+            spare: Mutex::new(None),
+            durability: Durability::new(self.last_lsn),
+            poison: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            faults: self.faults,
+            controls: Mutex::new(self.controls),
+            maintenance: Mutex::new(()),
+            maintenance_wake: Arc::default(),
+            was_clean: self.was_clean,
+            lock: Mutex::new(self.lock),
+            storage,
+            options,
+        })
+    }
+}
+
+/// The items of sealed segments, ascending by LSN.
+pub(crate) fn sealed_items(content: &Content) -> Vec<SegmentItem> {
+    let mut items: Vec<SegmentItem> = content.segments.values().filter(|s| s.sealed).cloned().collect();
+    items.sort_by_key(|item| item.first_lsn);
+    items
 }

@@ -4,9 +4,10 @@
 //! served in the order of asking, and nobody overtakes a waiter. A waiter holds nothing of the share that it waits for, and what others hold comes
 //! back (their client makes progress or loses its connection), so everybody's turn comes.
 //!
-//! There are three shares, so that large requests and stalled clients cannot starve small ones:
-//! *ahead* for bytes that were received together with others (never waited for: without it a session receives
-//! request by request), *small* and *large* for payloads.
+//! There are four shares, so that large requests and stalled clients cannot starve small ones: *ahead* for bytes
+//! that were received together with others (never waited for: without it a session receives request by request), and *small*, *medium* and
+//! *large* for payloads by their length. Besides, a session may own `OWN_MAX` bytes in each direction without asking: who sends and reads small
+//! payloads waits for nobody, whatever others do.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,8 +18,12 @@ use crate::request::REQUEST_MAX;
 
 /// Bytes received ahead at most, by one session: two requests of 128 KiB with their headers.
 pub(crate) const WINDOW: usize = (256 << 10) + 64;
-/// Bytes: a payload up to this takes the way of small ones.
+/// Bytes of payload that a session may own in each direction without holding memory for them.
+pub(crate) const OWN_MAX: usize = 32 << 10;
+/// Bytes: a payload up to this comes from the small share, and through the window if it can.
 pub(crate) const SMALL_MAX: usize = 128 << 10;
+/// Bytes: a payload up to this comes from the medium share. The most that common clients send in one request.
+pub(crate) const MEDIUM_MAX: usize = 4 << 20;
 
 /// Gets what it waited for. Called without any lock of this module.
 pub(crate) trait Waiter: Send + Sync {
@@ -158,29 +163,40 @@ impl Drop for Hold {
 pub(crate) struct Memory {
     pub(crate) ahead: Arc<Share>,
     pub(crate) small: Arc<Share>,
-    pub(crate) large: Arc<Share>,
+    medium: Arc<Share>,
+    large: Arc<Share>,
 }
 
 impl Memory {
-    /// An eighth for *ahead*, a quarter for *small*, the rest for *large*; below 103 MiB, *large* is
-    /// still the largest request, on top of the others.
+    /// An eighth for *ahead*, an eighth for *small*, a quarter for *medium*, the rest for *large*; below 128 MiB, *large* is
+    /// still the largest request, and what is missing comes on top.
     pub(crate) fn new(bytes: usize) -> Memory {
-        let (ahead, small) = (bytes / 8, bytes / 4);
-        let large = (bytes - ahead - small).max(REQUEST_MAX as usize);
-        Memory { ahead: Share::new(ahead), small: Share::new(small), large: Share::new(large) }
+        let (ahead, small, medium) = (bytes / 8, bytes / 8, bytes / 4);
+        let large = (bytes - ahead - small - medium).max(REQUEST_MAX as usize);
+        Memory {
+            ahead: Share::new(ahead),
+            small: Share::new(small),
+            medium: Share::new(medium),
+            large: Share::new(large),
+        }
     }
 
     /// The share that a payload of this length comes from.
     pub(crate) fn share_for(&self, bytes: usize) -> &Arc<Share> {
-        if bytes <= SMALL_MAX {
-            &self.small
-        } else {
-            &self.large
+        match bytes {
+            0..=SMALL_MAX => &self.small,
+            0..=MEDIUM_MAX => &self.medium,
+            _ => &self.large,
         }
     }
 
+    /// Forgets that a session waits.
+    pub(crate) fn leave(&self, session: u64) {
+        [&self.small, &self.medium, &self.large].into_iter().for_each(|share| share.leave(session));
+    }
+
     pub(crate) fn used(&self) -> usize {
-        self.ahead.used() + self.small.used() + self.large.used()
+        [&self.ahead, &self.small, &self.medium, &self.large].into_iter().map(|share| share.used()).sum()
     }
 }
 
@@ -249,9 +265,11 @@ mod tests {
         for bytes in [64 << 20, 100 << 20, 128 << 20, 1 << 30] {
             let memory = Memory::new(bytes);
             assert!(memory.large.limit >= REQUEST_MAX as usize);
-            assert!(memory.small.limit >= SMALL_MAX && memory.ahead.limit >= WINDOW);
+            assert!(memory.small.limit >= SMALL_MAX && memory.medium.limit >= MEDIUM_MAX);
+            assert!(memory.ahead.limit >= WINDOW);
         }
-        let memory = Memory::new(128 << 20);
-        assert_eq!(memory.ahead.limit + memory.small.limit + memory.large.limit, 128 << 20);
+        let shares = Memory::new(128 << 20);
+        let limits = [&shares.ahead, &shares.small, &shares.medium, &shares.large].map(|share| share.limit);
+        assert_eq!(limits.iter().sum::<usize>(), 128 << 20);
     }
 }

@@ -180,7 +180,7 @@ impl Session {
     /// The export, now.
     pub(crate) fn facts(&self) -> Facts {
         match &self.volume {
-            Some(volume) => Facts { size: volume.size(), read_only: false },
+            Some(volume) => Facts { size: volume.size(), read_only: volume.is_read_only() },
             None => Facts { size: self.view.size(), read_only: true },
         }
     }

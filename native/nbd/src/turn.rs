@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use crate::desk::Desk;
-use crate::memory::{Hold, SMALL_MAX, WINDOW};
+use crate::memory::{Hold, OWN_MAX, SMALL_MAX, WINDOW};
 use crate::reply::{errno_of, To};
 use crate::request::{judge, Command, Facts, Refusal, Verdict};
 use crate::session::{Fill, Intake, Session, State};
@@ -20,10 +20,8 @@ use crate::worker::Core;
 /// Requests and bytes after which others get their turn, if any wait; also the bound of a batch.
 const TURN_REQUESTS: usize = 512;
 const TURN_BYTES: usize = 8 << 20;
-/// Bytes of unsent replies at which no further request is taken.
-const OUTPUT_MAX: usize = 256 << 10;
-/// Bytes of unsent replies without payload, for which no memory is held.
-const OUTPUT_FREE: usize = 32 << 10;
+/// Bytes of replies after which they are sent before more are made, unless one alone is longer.
+const OUTPUT_MAX: usize = 128 << 10;
 /// Bytes: the step in which memory for small replies is taken.
 const REPLIES_STEP: usize = 64 << 10;
 
@@ -147,7 +145,7 @@ impl<'a> Turn<'a> {
     }
 
     fn take_header(&mut self) -> Result<Option<Need>, Broken> {
-        if self.state.outbox.unsent() > OUTPUT_FREE + self.state.replies.bytes() {
+        if self.state.outbox.unsent() > OWN_MAX + self.state.replies.bytes() {
             return Ok(Some(Need::Output));
         }
         let agreement = &self.session.agreement;
@@ -259,23 +257,24 @@ impl<'a> Turn<'a> {
         self.state.outbox.put(bytes, &mut self.desk.spares);
     }
 
-    /// Memory for a payload or a large reply: what a wait brought, or what is there.
+    /// Memory for a payload or a reply of its own: what a wait brought, or what is there.
     fn hold(&mut self, bytes: usize) -> Option<Hold> {
         let share = self.core.memory.share_for(bytes);
         match self.state.grant.take() {
             Some(grant) if grant.is_of(share) && grant.bytes() >= bytes => Some(grant),
+            _ if bytes <= OWN_MAX => Some(share.nothing()),
             _ => share.try_hold(bytes),
         }
     }
 
-    /// Memory for the reply of a command. Small replies of a turn share one hold, a large one has its own.
+    /// Memory for the reply of a command. Small replies of a turn share one hold, others have their own.
     fn memory_for_reply(&mut self, command: &Command) -> Result<Option<Hold>, Need> {
         let bytes = self.reply_bytes(command);
         if bytes == 0 {
             return Ok(None);
         }
-        let wanted = self.state.outbox.unsent() + bytes;
-        if self.state.outbox.unsent() > 0 && wanted > OUTPUT_MAX {
+        let unsent = self.state.outbox.unsent();
+        if unsent > 0 && unsent + bytes > OUTPUT_MAX {
             return Err(Need::Output);
         }
         if bytes > SMALL_MAX {
@@ -286,8 +285,9 @@ impl<'a> Turn<'a> {
                 self.state.replies.absorb(grant);
             }
         }
-        let step = wanted.next_multiple_of(REPLIES_STEP);
-        if self.state.replies.cover(wanted) || self.state.replies.cover(step) {
+        // Replies without payload are in `unsent` too: OWN_MAX is for both.
+        let wanted = (unsent + bytes).saturating_sub(OWN_MAX);
+        if self.state.replies.cover(wanted.next_multiple_of(REPLIES_STEP)) || self.state.replies.cover(wanted) {
             return Ok(None);
         }
         Err(Need::Memory(bytes))

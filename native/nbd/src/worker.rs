@@ -180,8 +180,7 @@ impl Core {
         state.outbox.clear();
         state.replies.shrink(0);
         state.grant = None;
-        self.memory.small.leave(session.id);
-        self.memory.large.leave(session.id);
+        self.memory.leave(session.id);
         drop(session.take_grant());
         session.watch.sending.clear();
         session.watch.reading.clear();

@@ -185,7 +185,7 @@ impl Meta {
     fn is_consistent(&self) -> bool {
         let payload: u64 = self.entries.iter().map(|e| u64::from(e.stored)).sum();
         payload == u64::from(self.header.payload_bytes)
-            && self.entries.first().map_or(true, |e| !e.continues)
+            && self.entries.first().is_none_or(|e| !e.continues)
             && self.header.previous_lsn < self.header.first_lsn
             && self.header.first_lsn.checked_add(self.entries.len() as u64).is_some()
             && self.entries.iter().all(shape_is_right)

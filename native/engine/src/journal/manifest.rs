@@ -365,7 +365,11 @@ impl Manifest {
         let frame = self.content.encode_frame(self.content.generation, edits, false);
         let result = match &mut self.copies {
             Some(copies) if copies.iter().all(|c| c.bytes < EDITS_MAX + 2 * c.snapshot_bytes) => {
-                append(copies, &frame)
+                match append(copies, &frame) {
+                    // Nothing may be appended behind the torn frame in copy 0; both are written anew, now or by the next commit.
+                    Err(CommitError::NotDone(_)) => self.rewrite_copies(),
+                    other => other,
+                }
             }
             _ => self.rewrite_copies(),
         };
@@ -427,9 +431,13 @@ impl CommitError {
 }
 
 fn append(copies: &mut [OpenCopy; 2], frame: &[u8]) -> std::result::Result<(), CommitError> {
-    for (copy, name) in copies.iter_mut().zip(NAMES) {
-        let written = copy.file.write_at(frame, copy.bytes).and_then(|()| copy.file.sync());
-        written.map_err(|e| CommitError::Unknown(Error::io("append to", name, &e)))?;
+    for (i, (copy, name)) in copies.iter_mut().zip(NAMES).enumerate() {
+        let failed = |e: std::io::Error| Error::io("append to", name, &e);
+        copy.file.write_at(frame, copy.bytes).map_err(|e| match i {
+            0 => CommitError::NotDone(failed(e)),
+            _ => CommitError::Unknown(failed(e)),
+        })?;
+        copy.file.sync().map_err(|e| CommitError::Unknown(failed(e)))?;
         copy.bytes += frame.len() as u64;
     }
     Ok(())

@@ -3,5 +3,7 @@
 pub mod batch;
 pub mod manifest;
 pub mod payload;
+pub mod recover;
 pub mod scan;
 pub mod segment;
+pub mod writer;

@@ -44,10 +44,10 @@ impl<'a> Window<'a> {
 pub struct Scan {
     /// In the order of their offsets.
     pub metas: Vec<Meta>,
-    /// Offsets of batches whose own header or directory is damaged and whose echo stands in.
-    pub from_echo: Vec<u64>,
-    /// Offsets of echoes that differ from their original, or are damaged.
-    pub bad_echoes: Vec<u64>,
+    /// Offset and first LSN of batches whose own header or directory is damaged and whose echo stands in.
+    pub from_echo: Vec<(u64, u64)>,
+    /// Offset and first LSN of batches that carry a damaged echo, or whose echo differs from them.
+    pub bad_echoes: Vec<(u64, u64)>,
     /// Offsets at which something that is not a batch was passed over, with its length.
     pub skipped: Vec<(u64, u64)>,
     /// The largest durable LSN of any header or echo.
@@ -56,32 +56,34 @@ pub struct Scan {
 
 /// Reads all batches before `limit` (a sealed segment's footer) or the end of the file.
 pub fn scan(segment: &OpenSegment, limit: Option<u64>) -> Result<Scan> {
+    scan_range(segment, FIRST_BATCH, limit.unwrap_or(u64::MAX))
+}
+
+/// Reads the batches that begin in `start..end`.
+pub fn scan_range(segment: &OpenSegment, start: u64, end: u64) -> Result<Scan> {
     let io = |e: std::io::Error| Error::io("read", &file_name(segment.id), &e);
-    let length = segment.file.len().map_err(io)?.min(limit.unwrap_or(u64::MAX));
+    let length = segment.file.len().map_err(io)?.min(end);
     let mut window = Window::new(&*segment.file);
     let mut scan = Scan::default();
     let mut echoes: BTreeMap<u64, Meta> = BTreeMap::new();
-    let mut at = FIRST_BATCH;
+    let mut at = start;
     while let Some((meta, skipped)) = next_batch(&mut window, at, length, segment.nonce).map_err(io)? {
         if skipped > 0 {
             scan.skipped.push((at, skipped));
         }
-        read_echoes(&mut window, &meta.header, segment.nonce, &mut echoes, &mut scan).map_err(io)?;
+        if !read_echoes(&mut window, &meta.header, (length, segment.nonce), &mut echoes).map_err(io)? {
+            scan.bad_echoes.push((u64::from(meta.header.offset), meta.header.first_lsn));
+        }
         at = meta.header.next();
         scan.metas.push(meta);
     }
-    stand_in(&mut scan, echoes);
+    stand_in(&mut scan, echoes.into_iter().filter(|&(offset, _)| offset >= start).collect());
     scan.durable_lsn = scan.metas.iter().map(|m| m.header.durable_lsn).max().unwrap_or(0);
     Ok(scan)
 }
 
 /// The first valid batch at or behind `at`, and how far behind (0 where it stands at one of the two places where a writer puts it).
-fn next_batch(
-    window: &mut Window<'_>,
-    at: u64,
-    length: u64,
-    nonce: u64,
-) -> std::io::Result<Option<(Meta, u64)>> {
+fn next_batch(window: &mut Window<'_>, at: u64, length: u64, nonce: u64) -> std::io::Result<Option<(Meta, u64)>> {
     let mut place = round_up(at, ALIGN);
     while place + HEADER_BYTES as u64 <= length {
         if let Some(meta) = batch_at(window, place, length, nonce)? {
@@ -110,31 +112,29 @@ fn batch_at(window: &mut Window<'_>, at: u64, length: u64, nonce: u64) -> std::i
 fn read_echoes(
     window: &mut Window<'_>,
     header: &Header,
-    nonce: u64,
+    (length, nonce): (u64, u64),
     echoes: &mut BTreeMap<u64, Meta>,
-    scan: &mut Scan,
-) -> std::io::Result<()> {
+) -> std::io::Result<bool> {
     let mut at = u64::from(header.offset) + header.meta_bytes() as u64;
     let end = at + u64::from(header.echo_bytes);
-    while at < end {
+    let mut whole = end <= length;
+    while at + HEADER_BYTES as u64 <= end.min(length) {
         let meta = match window.get(at, HEADER_BYTES)?.and_then(Header::peek) {
-            Some(copy) if at + copy.meta_bytes() as u64 <= end => {
+            Some(copy) if at + copy.meta_bytes() as u64 <= end.min(length) => {
                 window.get(at, copy.meta_bytes())?.and_then(|b| Meta::parse(b, nonce))
             }
             _ => None,
         };
         let Some(meta) = meta else {
             // Copies are back to back: behind a damaged one the next may still be found.
-            if scan.bad_echoes.last() != Some(&u64::from(header.offset)) {
-                scan.bad_echoes.push(u64::from(header.offset));
-            }
+            whole = false;
             at += 4;
             continue;
         };
         at += meta.header.meta_bytes() as u64;
         echoes.insert(u64::from(meta.header.offset), meta);
     }
-    Ok(())
+    Ok(whole && at == end)
 }
 
 /// Puts echoes in the place of batches that could not be read.
@@ -142,9 +142,9 @@ fn stand_in(scan: &mut Scan, echoes: BTreeMap<u64, Meta>) {
     for (offset, echo) in echoes {
         match scan.metas.binary_search_by_key(&offset, |m| u64::from(m.header.offset)) {
             Ok(i) if scan.metas[i] == echo => {}
-            Ok(_) => scan.bad_echoes.push(offset),
+            Ok(_) => scan.bad_echoes.push((offset, echo.header.first_lsn)),
             Err(i) => {
-                scan.from_echo.push(offset);
+                scan.from_echo.push((offset, echo.header.first_lsn));
                 scan.metas.insert(i, echo);
             }
         }

@@ -83,7 +83,14 @@ pub fn create(
     let name = file_name(id);
     let nonce = storage.nonce();
     let made = || -> std::io::Result<Arc<dyn File>> {
-        let file = storage.create(&name)?;
+        // A file of this name is not in the manifest: an attempt before this one left it.
+        let file = match storage.create(&name) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                storage.remove(&name)?;
+                storage.create(&name)?
+            }
+            other => other?,
+        };
         file.write_at(&encode_header(volume, id, nonce, epoch, storage.now()), 0)?;
         file.sync()?;
         if sync_folder {

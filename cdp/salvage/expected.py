@@ -1,0 +1,79 @@
+"""What a sealed segment's footer must say: computed from the records of its batches that count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cdp.salvage.batch import CONTROL, DATA, TRIM, VOID, ZERO, Batch, Entry
+from cdp.salvage.files import SECTOR
+from cdp.salvage.history import History
+from cdp.salvage.recovery import Journal, Kept, Lost
+from cdp.salvage.run import RunEntry
+from cdp.salvage.segment import Segment
+
+_MINUTE_NS = 60 * 10**9
+_STAMP_ENTRIES = 256
+
+
+@dataclass(slots=True)
+class Expected:
+    """A footer's contents. `lost`: LSNs of which nothing is known, so that nothing can be compared there."""
+
+    lost: list[Lost] = field(default_factory=list)
+    run: list[RunEntry] = field(default_factory=list)
+    stamps: list[tuple[int, int, int]] = field(default_factory=list)
+    minutes: dict[int, list[int]] = field(default_factory=dict)
+    flush_points: list[int] = field(default_factory=list)
+    controls: list[tuple[int, int, bytes]] = field(default_factory=list)
+    entries: int = 0
+    first: Entry | None = None
+    last: Entry | None = None
+    _listed: int | None = None
+
+    def add_batch(self, batch: Batch) -> None:
+        """A batch with records begins."""
+        if self._listed is None or self.entries - self._listed >= _STAMP_ENTRIES:
+            self._listed = self.entries
+            self.stamps.append((batch.first_lsn, batch.base_stamp, batch.offset))
+
+    def add(self, entry: Entry) -> None:
+        """The next entry."""
+        new_record = self.last is None or self.last.lsn != entry.lsn
+        self.first = self.first or entry
+        self.last = entry
+        self.entries += 1
+        if entry.kind in (VOID, CONTROL):
+            return
+        offset = entry.offset if entry.kind == DATA else 0
+        self.run.append(
+            RunEntry(entry.start, entry.lsn, entry.kind, entry.sectors, 0, offset, entry.stored, 0, entry.sectors)
+        )
+        minute = self.minutes.setdefault(entry.stamp // _MINUTE_NS, [0, 0, 0, 0])
+        if entry.kind == DATA:
+            minute[0] += new_record
+            minute[2] += entry.sectors * SECTOR
+            minute[3] += entry.stored
+        elif entry.kind in (ZERO, TRIM):
+            minute[1] += new_record
+
+
+def expected_footer(segment: Segment, journal: Journal, history: History) -> Expected:
+    """The footer of a sealed segment."""
+    expected = Expected()
+    for piece in journal.pieces:
+        if piece.segment is not segment:
+            continue
+        if not isinstance(piece, Kept):
+            expected.lost.append(piece)
+            continue
+        expected.add_batch(piece.batch)
+        for entry in piece.entries():
+            expected.add(entry)
+    if expected.first and expected.last:
+        first, last = expected.first.lsn, expected.last.lsn
+        expected.controls = [(c.lsn, c.stamp, c.text) for c in history.controls if first <= c.lsn <= last]
+    behind = segment.item.last_lsn + 1
+    points = {b.durable_lsn for b in segment.batches if b.is_flush_point and b.first_lsn <= behind}
+    expected.flush_points = sorted(points)
+    expected.run.sort(key=lambda entry: (entry.start, entry.lsn))
+    return expected

@@ -1,0 +1,185 @@
+//! The way of a write: ring → batch → segment → index. Everything here is done by the one leader.
+
+use crate::error::{Error, Kind, Result};
+use crate::journal::manifest::{Edit, SegmentItem, StateItem};
+use crate::journal::segment::{self, OpenSegment};
+use crate::journal::writer::{journal_bytes, Writer};
+use crate::maintain::Ended;
+use crate::request::{Piece, Request};
+use crate::units::{Lsn, SegmentId, SECTOR};
+use crate::volume::Volume;
+
+/// Stamps of one batch may differ by what fits 32 bits of nanoseconds.
+const STAMP_SPAN_MAX: u64 = u32::MAX as u64;
+
+impl Volume {
+    /// Writes what is pending, as the leader. Ends the lead.
+    pub(crate) fn lead(&self) {
+        let mut requests = Vec::new();
+        self.ring.take(self.options.batch_bytes, &mut requests);
+        let Some(last) = requests.last().map(|r| r.lsn) else {
+            self.ring.finish(0, Vec::new());
+            return;
+        };
+        let mut failed = Vec::new();
+        self.append_all(requests, &mut failed);
+        self.index.pass_over(last);
+        self.ring.finish(last, failed);
+    }
+
+    /// Cuts the requests into batches and appends them; those that fail are named with the reason.
+    fn append_all(&self, requests: Vec<Request>, failed: &mut Vec<(u64, Error)>) {
+        let mut batch: Vec<Request> = Vec::with_capacity(requests.len());
+        for mut request in requests {
+            if request.has_edges() {
+                // What lies around the edges is what the records before left.
+                self.append_or_fail(&mut batch, failed);
+                if let Err(error) = request.merge_edges(|sector, content| self.read_edge(sector, content)) {
+                    failed.push((request.lsn, error));
+                }
+            }
+            if !batch.is_empty() && !goes_with(&batch[0], &request) {
+                self.append_or_fail(&mut batch, failed);
+            }
+            batch.push(request);
+        }
+        self.append_or_fail(&mut batch, failed);
+    }
+
+    fn append_or_fail(&self, batch: &mut Vec<Request>, failed: &mut Vec<(u64, Error)>) {
+        if batch.is_empty() {
+            return;
+        }
+        if let Err(error) = self.append(batch) {
+            failed.extend(batch.iter().map(|request| (request.lsn, error.clone())));
+        }
+        batch.clear();
+    }
+
+    /// Appends one batch to the active segment, rolling it first where it is full, and publishes it.
+    fn append(&self, batch: &mut [Request]) -> Result<()> {
+        if let Some(why) = self.poison.get() {
+            return Err(Error::new(Kind::Poisoned, format!("the volume accepts no more writes: {why}")));
+        }
+        let bytes: u64 = batch.iter().map(journal_bytes).sum();
+        let entries: usize = batch.iter().map(|r| r.pieces.len()).sum();
+        let mut guard = self.writer.lock();
+        self.make_room(&mut guard, bytes, entries, &batch[0])?;
+        let Some(writer) = guard.as_mut() else {
+            return Err(Error::new(Kind::Closed, "the volume has no active segment"));
+        };
+        let next = batch[0].lsn;
+        let meta = writer.append(batch, next, self.durability.known())?;
+        let documents: Vec<Option<Vec<u8>>> = batch.iter().filter_map(control_document).map(Some).collect();
+        self.note_controls(batch);
+        self.index.publish(&meta, &mut documents.into_iter(), meta.last_lsn());
+        Ok(())
+    }
+
+    fn note_controls(&self, batch: &[Request]) {
+        for request in batch {
+            if let Some(document) = control_document(request) {
+                let control = crate::index::memtable::Control { lsn: request.lsn, stamp: request.stamp, document };
+                self.controls.lock().push(control);
+            }
+        }
+    }
+
+    /// Leaves in `guard` a writer that has room for the batch and belongs to its clock epoch.
+    fn make_room(&self, guard: &mut Option<Writer>, bytes: u64, entries: usize, first: &Request) -> Result<()> {
+        let Some(writer) = guard.as_mut() else {
+            *guard = Some(self.start_epoch(first)?);
+            return Ok(());
+        };
+        let empty = writer.entries == 0;
+        let fits = writer.offset() + bytes <= self.options.segment_bytes
+            && writer.entries + entries <= self.options.segment_entries;
+        if writer.clock_epoch == first.clock_epoch && (empty || fits) {
+            return Ok(());
+        }
+        if empty {
+            writer.clock_epoch = first.clock_epoch;
+            return Ok(());
+        }
+        self.roll(writer, first)
+    }
+
+    /// The first write of this run: an epoch, its first segment and the spare, all durable before any of its LSNs is.
+    fn start_epoch(&self, first: &Request) -> Result<Writer> {
+        let mut manifest = self.manifest.lock();
+        let state = manifest.content.state;
+        let previous = self.index.sealed().last().map_or(0, |sealed| sealed.item.last_lsn.0);
+        let (id, spare_id) = (SegmentId(state.next_segment), SegmentId(state.next_segment + 1));
+        let epoch = state.epoch + 1;
+        let active = segment::create(&*self.storage, &self.id, id, epoch, false)?;
+        let spare = segment::create(&*self.storage, &self.id, spare_id, epoch, true)?;
+        let state = StateItem { clean: false, epoch, next_lsn: Lsn(first.lsn), next_segment: spare_id.0 + 1, ..state };
+        let edits = [Edit::State(state), open_item(&active, epoch), open_item(&spare, epoch)];
+        manifest.commit(&edits).map_err(|e| self.commit_failed(e))?;
+        drop(manifest);
+        self.index.files.put(id.0, active.file.clone());
+        self.index.rotate(id.0, first.lsn);
+        *self.spare.lock() = Some(spare);
+        self.start_maintenance();
+        Ok(Writer::new(active, self.facts.nonce, previous, first.clock_epoch))
+    }
+
+    /// Ends the active segment and goes on in the spare one.
+    fn roll(&self, writer: &mut Writer, first: &Request) -> Result<()> {
+        // At most one frozen segment: what is not sealed is in memory.
+        if !self.index.frozen().is_empty() || self.spare.lock().is_none() {
+            self.maintain()?;
+        }
+        let Some(next) = self.spare.lock().take() else {
+            return Err(Error::new(Kind::NoSpace, "there is no spare segment"));
+        };
+        if writer.has_news(self.durability.known()) {
+            if let Err(error) = self.append_empty(writer, first.lsn) {
+                *self.spare.lock() = Some(next);
+                return Err(error);
+            }
+        }
+        if let Err(error) = writer.scrub() {
+            *self.spare.lock() = Some(next);
+            return Err(error);
+        }
+        self.durability.leave(writer.segment.file.clone());
+        self.index.files.put(next.id.0, next.file.clone());
+        self.index.rotate(next.id.0, first.lsn);
+        let ended = Ended::of(writer);
+        *writer = Writer::new(next, self.facts.nonce, writer.previous_lsn, first.clock_epoch);
+        self.after_roll(ended)
+    }
+
+    /// Writes echoes and the LSN known durable, without a record.
+    pub(crate) fn append_empty(&self, writer: &mut Writer, next_lsn: u64) -> Result<()> {
+        let meta = writer.append(&mut [], next_lsn, self.durability.known())?;
+        self.index.note(&meta);
+        Ok(())
+    }
+
+    /// The content of one sector as the records before left it.
+    fn read_edge(&self, sector: u64, content: &mut [u8]) -> Result<()> {
+        let faults = self.read(crate::index::map::At::Live, sector * SECTOR, content)?;
+        match faults.first() {
+            None => Ok(()),
+            Some(fault) => {
+                Err(Error::new(fault.kind, format!("the rest of the sector cannot be read: {}", fault.message)))
+            }
+        }
+    }
+}
+
+/// True if both may stand in one batch.
+fn goes_with(first: &Request, request: &Request) -> bool {
+    first.clock_epoch == request.clock_epoch && request.stamp - first.stamp <= STAMP_SPAN_MAX
+}
+
+fn control_document(request: &Request) -> Option<Vec<u8>> {
+    let is_control = matches!(request.pieces[..], [Piece::Control { .. }]);
+    is_control.then(|| request.payload[crate::journal::payload::CRC_BYTES..].to_vec())
+}
+
+pub(crate) fn open_item(segment: &OpenSegment, epoch: u64) -> Edit {
+    Edit::SetSegment(SegmentItem { id: segment.id, nonce: segment.nonce, epoch, ..SegmentItem::default() })
+}

@@ -1,0 +1,131 @@
+//! The way of a flush: one sync for all who wait (group commit), and what a failed one does.
+//!
+//! Invariants: `lsn` is durable with everything before it; it only grows; no segment counts as durable before the ones before it were
+//! synced; after a failed sync nothing is tried again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Kind, Result};
+use crate::journal::writer::Durable;
+use crate::storage::File;
+use crate::units::Lsn;
+use crate::volume::Volume;
+
+#[derive(Default)]
+struct State {
+    syncing: bool,
+    /// Segments that were left since the last sync.
+    left: Vec<Arc<dyn File>>,
+}
+
+pub struct Durability {
+    state: Mutex<State>,
+    changed: Condvar,
+    lsn: AtomicU64,
+    flush_point: AtomicU64,
+}
+
+impl Durability {
+    pub fn new(lsn: u64) -> Durability {
+        Durability {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            lsn: AtomicU64::new(lsn),
+            flush_point: AtomicU64::new(0),
+        }
+    }
+
+    pub fn lsn(&self) -> u64 {
+        self.lsn.load(Ordering::Acquire)
+    }
+
+    /// What the next batch header says.
+    pub fn known(&self) -> Durable {
+        let flush_point = self.flush_point.load(Ordering::Acquire);
+        Durable { lsn: self.lsn(), flush_point }
+    }
+
+    /// The writer goes on in another segment; this one has to be synced first.
+    pub fn leave(&self, file: Arc<dyn File>) {
+        self.state.lock().left.push(file);
+    }
+}
+
+impl Volume {
+    /// Makes everything that was committed before the call, by anybody, durable (FLUSH).
+    pub fn flush(&self) -> Result<()> {
+        self.sync_to(Lsn(self.ring.published()))
+    }
+
+    /// Makes a committed record durable (FUA), and with it everything before it.
+    pub fn sync_to(&self, lsn: Lsn) -> Result<()> {
+        let durability = &self.durability;
+        let mut state = durability.state.lock();
+        loop {
+            if let Some(why) = self.poison.get() {
+                return Err(Error::new(Kind::Poisoned, format!("the volume is not synced any more: {why}")));
+            }
+            if durability.lsn() >= lsn.0 {
+                return Ok(());
+            }
+            if !state.syncing {
+                break;
+            }
+            durability.changed.wait(&mut state);
+        }
+        state.syncing = true;
+        drop(state);
+        let result = self.sync_now();
+        durability.state.lock().syncing = false;
+        durability.changed.notify_all();
+        result
+    }
+
+    fn sync_now(&self) -> Result<()> {
+        let (upto, files) = {
+            // Under the writer's lock no append is half done, and the next one begins a page of its own.
+            let mut guard = self.writer.lock();
+            let upto = self.ring.published().max(self.index.published());
+            let mut files = std::mem::take(&mut self.durability.state.lock().left);
+            if let Some(writer) = guard.as_mut() {
+                if let Err(error) = writer.scrub() {
+                    self.durability.state.lock().left = files;
+                    return Err(error);
+                }
+                writer.begin_page();
+                files.push(writer.segment.file.clone());
+            }
+            (upto, files)
+        };
+        for file in files {
+            if let Err(e) = file.sync() {
+                return Err(self.poison(format!("a sync of the journal failed: {e}")));
+            }
+        }
+        self.durability.lsn.fetch_max(upto, Ordering::AcqRel);
+        self.durability.flush_point.fetch_max(upto, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Accepts nothing more: nobody knows what the disk has. Reads go on for what was durable before.
+    pub(crate) fn poison(&self, why: String) -> Error {
+        let error = Error::new(Kind::Poisoned, format!("the volume accepts no more writes: {why}"));
+        if self.poison.set(why.clone()).is_ok() {
+            self.faults.lock().push(format!("poisoned: {why}"));
+            self.ring.close(error.clone());
+            self.index.hide_above(self.durability.lsn());
+        }
+        error
+    }
+
+    /// A manifest commit failed: poison where the outcome is unknown.
+    pub(crate) fn commit_failed(&self, error: crate::journal::manifest::CommitError) -> Error {
+        match error {
+            crate::journal::manifest::CommitError::NotDone(error) => error,
+            crate::journal::manifest::CommitError::Unknown(error) => self.poison(error.message),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! All versions of one segment that is not sealed yet, and what its footer will say.
+//!
+//! Batches are pushed in the order of their LSNs. Entries hang on a chain for each leaf that they touch; those that touch
+//! many leaves (long zeros) hang on one list of their own.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Place, Version, LEAF_SECTORS};
+use crate::journal::batch::{Meta, RecordKind};
+use crate::units::SECTOR;
+
+const END: u32 = u32::MAX;
+/// Entries that touch more leaves than this are wide: a data entry touches two at most.
+const CHAINS_MAX: u64 = 16;
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    start: u64,
+    sectors: u64,
+    lsn: u64,
+    offset: u32,
+    stored: u32,
+    stamp_delta: u32,
+    kind: RecordKind,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    item: u32,
+    next: u32,
+}
+
+/// A batch with records, for stamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchMark {
+    pub first_lsn: u64,
+    pub base_stamp: u64,
+    pub offset: u64,
+    first_item: u32,
+}
+
+/// A control record: a bookmark, an event, a resize.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    pub lsn: u64,
+    pub stamp: u64,
+    pub document: Vec<u8>,
+}
+
+/// What was written in one minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    pub minute: u64,
+    pub data_records: u64,
+    pub zero_records: u64,
+    pub raw_bytes: u64,
+    pub stored_bytes: u64,
+}
+
+pub struct Memtable {
+    pub segment: u32,
+    pub clock_epoch: u32,
+    items: Vec<Item>,
+    links: Vec<Link>,
+    chains: HashMap<u64, u32>,
+    wide: Vec<u32>,
+    batches: Vec<BatchMark>,
+    pub controls: Vec<Control>,
+    pub flush_points: Vec<u64>,
+    activity: BTreeMap<u64, Activity>,
+    first: Option<(u64, u64)>,
+    last: Option<(u64, u64)>,
+}
+
+impl Memtable {
+    pub fn new(segment: u32) -> Memtable {
+        Memtable {
+            segment,
+            clock_epoch: 0,
+            items: Vec::new(),
+            links: Vec::new(),
+            chains: HashMap::new(),
+            wide: Vec::new(),
+            batches: Vec::new(),
+            controls: Vec::new(),
+            flush_points: Vec::new(),
+            activity: BTreeMap::new(),
+            first: None,
+            last: None,
+        }
+    }
+
+    /// Adds a batch, or the part of it below `cut`. `documents` are those of its control records, in order; None was damaged.
+    pub fn push(&mut self, meta: &Meta, cut: u64, documents: &mut dyn Iterator<Item = Option<Vec<u8>>>) {
+        self.clock_epoch = meta.header.clock_epoch;
+        if meta.header.flush_point && self.flush_points.last().is_none_or(|&last| last < meta.header.durable_lsn) {
+            self.flush_points.push(meta.header.durable_lsn);
+        }
+        if !meta.entries.is_empty() && meta.header.first_lsn < cut {
+            self.batches.push(BatchMark {
+                first_lsn: meta.header.first_lsn,
+                base_stamp: meta.header.base_stamp,
+                offset: u64::from(meta.header.offset),
+                first_item: self.items.len() as u32,
+            });
+        }
+        for placed in meta.placed().take_while(|p| p.lsn < cut) {
+            self.count(&placed.entry, placed.lsn, placed.stamp);
+            if placed.entry.kind == RecordKind::Control {
+                if let Some(document) = documents.next().flatten() {
+                    self.controls.push(Control { lsn: placed.lsn, stamp: placed.stamp, document });
+                }
+            }
+            self.add(Item {
+                start: placed.entry.start,
+                sectors: placed.entry.sectors,
+                lsn: placed.lsn,
+                offset: placed.offset as u32,
+                stored: placed.entry.stored,
+                stamp_delta: placed.entry.stamp_delta,
+                kind: placed.entry.kind,
+            });
+        }
+    }
+
+    /// Adds a *damaged* entry for sectors `0..sectors` at an LSN whose record is lost.
+    pub fn push_lost(&mut self, lsn: u64, sectors: u64) {
+        let kind = RecordKind::Damaged;
+        self.add(Item { start: 0, sectors, lsn, offset: 0, stored: 0, stamp_delta: 0, kind });
+    }
+
+    fn add(&mut self, item: Item) {
+        let index = self.items.len() as u32;
+        self.items.push(item);
+        if !item.kind.covers() {
+            return;
+        }
+        let (first, last) = (item.start / LEAF_SECTORS, (item.start + item.sectors - 1) / LEAF_SECTORS);
+        if last - first >= CHAINS_MAX {
+            self.wide.push(index);
+            return;
+        }
+        for leaf in first..=last {
+            let head = self.chains.entry(leaf).or_insert(END);
+            self.links.push(Link { item: index, next: *head });
+            *head = (self.links.len() - 1) as u32;
+        }
+    }
+
+    fn count(&mut self, entry: &crate::journal::batch::Entry, lsn: u64, stamp: u64) {
+        self.first.get_or_insert((lsn, stamp));
+        self.last = Some((lsn, stamp));
+        let minute = stamp / 60_000_000_000;
+        let activity = self.activity.entry(minute).or_insert(Activity { minute, ..Activity::default() });
+        match entry.kind {
+            RecordKind::Data => {
+                activity.data_records += u64::from(!entry.continues);
+                activity.raw_bytes += entry.sectors * SECTOR;
+                activity.stored_bytes += u64::from(entry.stored);
+            }
+            RecordKind::Zero | RecordKind::Trim => activity.zero_records += u64::from(!entry.continues),
+            _ => {}
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// (LSN, stamp) of the first record.
+    pub fn first(&self) -> Option<(u64, u64)> {
+        self.first
+    }
+
+    pub fn last(&self) -> Option<(u64, u64)> {
+        self.last
+    }
+
+    pub fn batches(&self) -> &[BatchMark] {
+        &self.batches
+    }
+
+    /// Items in the batch with this index and before.
+    pub fn items_before(&self, batch: usize) -> u32 {
+        self.batches[batch].first_item
+    }
+
+    pub fn activity(&self) -> impl Iterator<Item = Activity> + '_ {
+        self.activity.values().copied()
+    }
+
+    /// Appends every version that overlaps `start..end` (inside one leaf) with `after < LSN <= upto`, in no order.
+    pub fn collect(&self, start: u64, end: u64, after: u64, upto: u64, out: &mut Vec<Version>) {
+        let mut take = |index: u32| {
+            let version = self.version(&self.items[index as usize]);
+            if version.lsn > after && version.lsn <= upto && version.overlaps(start, end) {
+                out.push(version);
+            }
+        };
+        self.wide.iter().for_each(|&index| take(index));
+        let mut at = self.chains.get(&(start / LEAF_SECTORS)).copied().unwrap_or(END);
+        while at != END {
+            let link = self.links[at as usize];
+            take(link.item);
+            at = link.next;
+        }
+    }
+
+    /// Every version, in the order of LSNs.
+    pub fn versions(&self) -> impl Iterator<Item = Version> + '_ {
+        self.items.iter().filter(|item| item.kind.covers()).map(|item| self.version(item))
+    }
+
+    fn version(&self, item: &Item) -> Version {
+        let place = match item.kind {
+            RecordKind::Data => Place::Data {
+                segment: self.segment,
+                offset: item.offset,
+                stored: item.stored,
+                skip: 0,
+                record_sectors: item.sectors as u8,
+            },
+            RecordKind::Damaged => Place::Damaged,
+            _ => Place::Zero,
+        };
+        Version { start: item.start, sectors: item.sectors, lsn: item.lsn, place }
+    }
+
+    /// The largest LSN whose stamp is at or before `stamp`, with its stamp.
+    pub fn at_stamp(&self, stamp: u64) -> Option<(u64, u64)> {
+        let batch = self.batches.partition_point(|b| b.base_stamp <= stamp).checked_sub(1)?;
+        let stamps = self.stamps(batch);
+        stamps.take_while(|&(_, s)| s <= stamp).last()
+    }
+
+    /// The stamp of a record; None if this table has none of that number.
+    pub fn stamp_of(&self, lsn: u64) -> Option<u64> {
+        let batch = self.batches.partition_point(|b| b.first_lsn <= lsn).checked_sub(1)?;
+        self.stamps(batch).find(|&(l, _)| l == lsn).map(|(_, s)| s)
+    }
+
+    fn stamps(&self, batch: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let mark = self.batches[batch];
+        let end = self.batches.get(batch + 1).map_or(self.items.len(), |next| next.first_item as usize);
+        let items = &self.items[mark.first_item as usize..end];
+        let real = items.iter().filter(|item| item.kind != RecordKind::Damaged);
+        real.map(move |item| (item.lsn, mark.base_stamp.saturating_add(u64::from(item.stamp_delta))))
+    }
+}

@@ -1,0 +1,50 @@
+//! Where the sectors of an instant lie. Everything here can be rebuilt from the journal.
+//!
+//! A lookup goes down: leaf (cached, packed) ← memtables (not yet sealed) ← runs (footers) ← checkpoint shard.
+
+pub mod files;
+pub mod footer;
+pub mod leaf;
+pub mod map;
+pub mod memtable;
+pub mod run;
+pub mod sealed;
+pub mod sections;
+
+/// Sectors of address space in one leaf, the unit of the cache: 4 MiB.
+pub const LEAF_SECTORS: u64 = 8192;
+
+/// Where the content of some sectors is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A payload in a segment; `skip` sectors of its `record_sectors` lie before the first one meant.
+    Data {
+        segment: u32,
+        offset: u32,
+        stored: u32,
+        skip: u8,
+        record_sectors: u8,
+    },
+    Zero,
+    /// Lost; reads fail.
+    Damaged,
+}
+
+/// Sectors as one record left them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    pub start: u64,
+    pub sectors: u64,
+    pub lsn: u64,
+    pub place: Place,
+}
+
+impl Version {
+    pub fn end(&self) -> u64 {
+        self.start + self.sectors
+    }
+
+    pub fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.start < end && start < self.end()
+    }
+}

@@ -1,0 +1,143 @@
+//! A sealed segment: what the manifest says of it, and its run, loaded when a lookup first needs it.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::files::Files;
+use super::footer::{self, Footer};
+use super::memtable::{Activity, Control, Memtable};
+use super::run::Run;
+use super::sections::StampFence;
+use super::Version;
+use crate::error::{Kind, Result};
+use crate::journal::manifest::SegmentItem;
+use crate::journal::recover::{self, Volume};
+use crate::journal::segment::{file_name, OpenSegment};
+
+enum Source {
+    Disk(Run),
+    /// The footer is damaged: rebuilt from the batches.
+    Memory(Box<Memtable>),
+}
+
+pub struct Sealed {
+    pub item: SegmentItem,
+    volume: Volume,
+    source: Mutex<Option<Arc<Source>>>,
+    faults: Arc<Mutex<Vec<String>>>,
+}
+
+impl Sealed {
+    pub fn new(item: SegmentItem, volume: Volume, faults: Arc<Mutex<Vec<String>>>) -> Sealed {
+        Sealed { item, volume, source: Mutex::new(None), faults }
+    }
+
+    /// Appends every version that overlaps `range` with LSN <= `upto`, in no order.
+    pub fn collect(&self, files: &Files, range: (u64, u64), upto: u64, out: &mut Vec<Version>) -> Result<()> {
+        let before = out.len();
+        let source = self.source(files)?;
+        let result = match &*source {
+            Source::Disk(run) => run.collect(&*files.get(self.item.id.0)?, range, (0, upto), out),
+            Source::Memory(table) => {
+                table.collect(range.0, range.1, 0, upto, out);
+                Ok(())
+            }
+        };
+        match result {
+            Err(e) if e.kind == Kind::Corrupt => {
+                out.truncate(before);
+                let table = self.rebuild(files, &e.message)?;
+                table.collect(range.0, range.1, 0, upto, out);
+                *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn source(&self, files: &Files) -> Result<Arc<Source>> {
+        if let Some(source) = &*self.source.lock() {
+            return Ok(source.clone());
+        }
+        let source = Arc::new(match self.footer(files) {
+            Ok(footer) => Source::Disk(footer.run),
+            Err(e) if e.kind == Kind::Corrupt => Source::Memory(Box::new(self.rebuild(files, &e.message)?)),
+            Err(e) => return Err(e),
+        });
+        *self.source.lock() = Some(source.clone());
+        Ok(source)
+    }
+
+    /// The footer as it stands on disk; Corrupt if any part but its blocks is damaged.
+    pub fn footer(&self, files: &Files) -> Result<Footer> {
+        footer::read(&*files.get(self.item.id.0)?, self.item.nonce, self.item.footer_offset, self.item.file_bytes)
+    }
+
+    pub fn controls(&self, files: &Files) -> Result<Vec<Control>> {
+        self.ask(files, |footer| footer.controls, |table| table.controls)
+    }
+
+    pub fn activity(&self, files: &Files) -> Result<Vec<Activity>> {
+        self.ask(files, |footer| footer.activity, |table| table.activity().collect())
+    }
+
+    pub fn flush_points(&self, files: &Files) -> Result<Vec<u64>> {
+        self.ask(files, |footer| footer.flush_points, |table| table.flush_points)
+    }
+
+    /// The largest LSN whose stamp is at or before `stamp`, with its stamp.
+    pub fn at_stamp(&self, files: &Files, stamp: u64) -> Result<Option<(u64, u64)>> {
+        let fences = self.ask(files, |footer| footer.stamps, |_| Vec::new())?;
+        let fence = fences.partition_point(|f| f.base_stamp <= stamp);
+        let near = self.table_between(files, &fences, fence)?;
+        Ok(near.at_stamp(stamp))
+    }
+
+    /// The stamp of a record; None if the segment has none of that number.
+    pub fn stamp_of(&self, files: &Files, lsn: u64) -> Result<Option<u64>> {
+        let fences = self.ask(files, |footer| footer.stamps, |_| Vec::new())?;
+        let fence = fences.partition_point(|f| f.first_lsn <= lsn);
+        let near = self.table_between(files, &fences, fence)?;
+        Ok(near.stamp_of(lsn))
+    }
+
+    /// The records between fence `after - 1` and fence `after`, from their batches; of the whole segment where these do not follow each other.
+    fn table_between(&self, files: &Files, fences: &[StampFence], after: usize) -> Result<Memtable> {
+        let Some(begin) = after.checked_sub(1).and_then(|i| fences.get(i)) else {
+            return self.table(files);
+        };
+        let end = fences.get(after).map_or(self.item.footer_offset, |f| f.offset);
+        let near = recover::table_between(&self.open(files)?, (begin.offset, end), self.item.last_lsn.0)?;
+        near.map_or_else(|| self.table(files), Ok)
+    }
+
+    /// From the footer or, where it is damaged, from the batches.
+    fn ask<T>(&self, files: &Files, whole: impl FnOnce(Footer) -> T, rebuilt: impl FnOnce(Memtable) -> T) -> Result<T> {
+        match self.footer(files) {
+            Ok(footer) => Ok(whole(footer)),
+            Err(e) if e.kind == Kind::Corrupt => Ok(rebuilt(self.rebuild(files, &e.message)?)),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn open(&self, files: &Files) -> Result<OpenSegment> {
+        Ok(OpenSegment { id: self.item.id, nonce: self.item.nonce, file: files.get(self.item.id.0)? })
+    }
+
+    /// The segment's records, read from its batches.
+    pub fn table(&self, files: &Files) -> Result<Memtable> {
+        recover::sealed_table(&self.open(files)?, &self.item, &self.volume)
+    }
+
+    fn rebuild(&self, files: &Files, why: &str) -> Result<Memtable> {
+        let fault =
+            format!("{}: the footer is damaged ({why}); it is rebuilt from the batches", file_name(self.item.id));
+        let mut faults = self.faults.lock();
+        if !faults.contains(&fault) {
+            faults.push(fault);
+        }
+        drop(faults);
+        self.table(files)
+    }
+}

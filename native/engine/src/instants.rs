@@ -1,0 +1,202 @@
+//! From a time or a number to an instant, and what the timeline says between two of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::index::memtable::{Activity, Memtable};
+use crate::index::sealed::Sealed;
+use crate::units::{Lsn, Stamp};
+use crate::volume::Volume;
+
+/// A state of the volume: the one after the record `lsn` (0: before the first).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instant {
+    pub lsn: Lsn,
+    /// Of the record; of the creation for LSN 0.
+    pub stamp: Stamp,
+    pub clock_epoch: u32,
+    /// Where a time is held by two clock epochs: the LSN in the older one.
+    pub other: Option<Lsn>,
+}
+
+/// A stretch of the journal whose first and last records are known: a sealed segment or a memtable.
+enum Part {
+    Sealed(Arc<Sealed>),
+    Table(Arc<Memtable>),
+    Active,
+}
+
+struct Stretch {
+    first: (u64, u64),
+    last: (u64, u64),
+    clock_epoch: u32,
+    part: Part,
+}
+
+impl Volume {
+    /// The newest record, or the creation.
+    pub fn latest(&self) -> (Lsn, Stamp) {
+        let last = self.stretches().last().map(|stretch| stretch.last);
+        last.map_or((Lsn::ZERO, self.created), |(lsn, stamp)| (Lsn(lsn), Stamp(stamp)))
+    }
+
+    /// The oldest instant that can be reached.
+    pub fn oldest(&self) -> Instant {
+        Instant { lsn: Lsn::ZERO, stamp: self.created, clock_epoch: 0, other: None }
+    }
+
+    /// NotFound, naming the reachable range, for a number that no record has.
+    pub fn instant_of(&self, lsn: Lsn) -> Result<Instant> {
+        if lsn == Lsn::ZERO {
+            return Ok(self.oldest());
+        }
+        let stretches = self.stretches();
+        let holds = |s: &&Stretch| s.first.0 <= lsn.0 && lsn.0 <= s.last.0;
+        let found = match stretches.iter().find(holds) {
+            Some(stretch) => self.stamp_in(stretch, lsn.0)?.map(|stamp| (stamp, stretch.clock_epoch)),
+            None => None,
+        };
+        match found {
+            Some((stamp, clock_epoch)) => Ok(Instant { lsn, stamp: Stamp(stamp), clock_epoch, other: None }),
+            None => Err(self.unreachable(&format!("no record has LSN {lsn}"))),
+        }
+    }
+
+    /// The state at a time: waits until every record stamped at or before it is visible. NotFound, naming the range, before creation or in the future.
+    pub fn instant_at(&self, stamp: Stamp) -> Result<Instant> {
+        if stamp < self.created {
+            return Err(self.unreachable("the time lies before the volume's creation"));
+        }
+        let now = || self.storage.now();
+        if self.read_only {
+            if stamp.0 > now().max(self.ring.clock().1) {
+                return Err(self.unreachable("the time lies in the future"));
+            }
+        } else {
+            let given = self.ring.fence_stamp(stamp.0, now).map_err(|e| self.unreachable(&e.message))?;
+            self.wait_published(given);
+        }
+        self.find_stamp(stamp.0)
+    }
+
+    fn wait_published(&self, lsn: u64) {
+        while !self.ring.wait_done(lsn) {
+            if self.ring.try_lead() {
+                self.lead();
+            }
+        }
+    }
+
+    fn find_stamp(&self, stamp: u64) -> Result<Instant> {
+        let stretches = self.stretches();
+        let mut epochs: Vec<u32> = stretches.iter().map(|s| s.clock_epoch).collect();
+        epochs.dedup();
+        let first_stamp =
+            |epoch: u32| stretches.iter().find(|s| s.clock_epoch == epoch).map_or(u64::MAX, |s| s.first.1);
+        let holding: Vec<u32> = epochs.iter().copied().filter(|&epoch| first_stamp(epoch) <= stamp).collect();
+        let Some((&newest, older)) = holding.split_last() else {
+            return Ok(self.oldest());
+        };
+        let mut found = self.find_in_epoch(&stretches, newest, stamp)?;
+        let holds_too = |epoch: &&u32| stretches.iter().filter(|s| s.clock_epoch == **epoch).any(|s| s.last.1 >= stamp);
+        if let Some(&other) = older.iter().rev().find(holds_too) {
+            found.other = Some(self.find_in_epoch(&stretches, other, stamp)?.lsn);
+        }
+        Ok(found)
+    }
+
+    fn find_in_epoch(&self, stretches: &[Stretch], epoch: u32, stamp: u64) -> Result<Instant> {
+        let inside = stretches.iter().filter(|s| s.clock_epoch == epoch && s.first.1 <= stamp);
+        let mut inside = inside;
+        let Some(stretch) = inside.next_back() else {
+            return Ok(self.oldest());
+        };
+        let found = match &stretch.part {
+            _ if stretch.last.1 <= stamp => Some(stretch.last),
+            Part::Sealed(sealed) => sealed.at_stamp(&self.index.files, stamp)?,
+            Part::Table(table) => table.at_stamp(stamp),
+            Part::Active => self.index.with_active(|table| table.at_stamp(stamp)),
+        };
+        let (lsn, stamp) = found.unwrap_or(stretch.first);
+        Ok(Instant { lsn: Lsn(lsn), stamp: Stamp(stamp), clock_epoch: epoch, other: None })
+    }
+
+    fn stamp_in(&self, stretch: &Stretch, lsn: u64) -> Result<Option<u64>> {
+        Ok(match &stretch.part {
+            _ if stretch.last.0 == lsn => Some(stretch.last.1),
+            _ if stretch.first.0 == lsn => Some(stretch.first.1),
+            Part::Sealed(sealed) => sealed.stamp_of(&self.index.files, lsn)?,
+            Part::Table(table) => table.stamp_of(lsn),
+            Part::Active => self.index.with_active(|table| table.stamp_of(lsn)),
+        })
+    }
+
+    /// Ascending by LSN.
+    fn stretches(&self) -> Vec<Stretch> {
+        // The active table is looked at first: what moves on meanwhile is then seen twice, never missed.
+        let active = self.index.with_active(|table| stretch_of(table, Part::Active));
+        let tables = self.index.frozen();
+        let sealed = self.index.sealed();
+        let of_sealed = |s: &Arc<Sealed>| Stretch {
+            first: (s.item.first_lsn.0, s.item.first_stamp),
+            last: (s.item.last_lsn.0, s.item.last_stamp),
+            clock_epoch: s.item.clock_epoch,
+            part: Part::Sealed(s.clone()),
+        };
+        let mut all: Vec<Stretch> = sealed.iter().map(of_sealed).collect();
+        all.extend(tables.iter().filter_map(|table| stretch_of(table, Part::Table(table.clone()))));
+        all.extend(active);
+        all.sort_by_key(|s| s.first.0);
+        all.dedup_by_key(|s| s.first.0);
+        all
+    }
+
+    fn unreachable(&self, why: &str) -> Error {
+        let (lsn, stamp) = self.latest();
+        let (first, created) = (Lsn::ZERO, self.created);
+        let range = format!("LSN {first} to {lsn}, stamps {} to {}", created.0, stamp.0);
+        Error::new(Kind::NotFound, format!("{why}; what can be reached: {range}"))
+    }
+
+    /// What was written between two instants, by minute, ascending.
+    pub fn activity(&self, since: Lsn, until: Lsn) -> Result<Vec<Activity>> {
+        let mut minutes: BTreeMap<u64, Activity> = BTreeMap::new();
+        for stretch in self.stretches().iter().filter(|s| s.first.0 <= until.0 && s.last.0 > since.0) {
+            let rows: Vec<Activity> = match &stretch.part {
+                Part::Sealed(sealed) => sealed.activity(&self.index.files)?,
+                Part::Table(table) => table.activity().collect(),
+                Part::Active => self.index.with_active(|table| table.activity().collect()),
+            };
+            for row in rows {
+                let sum = minutes.entry(row.minute).or_insert(Activity { minute: row.minute, ..Activity::default() });
+                sum.data_records += row.data_records;
+                sum.zero_records += row.zero_records;
+                sum.raw_bytes += row.raw_bytes;
+                sum.stored_bytes += row.stored_bytes;
+            }
+        }
+        Ok(minutes.into_values().collect())
+    }
+
+    /// LSNs that a FLUSH or FUA made durable, in `since..=until`, ascending.
+    pub fn flush_points(&self, since: Lsn, until: Lsn) -> Result<Vec<Lsn>> {
+        let mut points = Vec::new();
+        for stretch in &self.stretches() {
+            let part = match &stretch.part {
+                Part::Sealed(sealed) => sealed.flush_points(&self.index.files)?,
+                Part::Table(table) => table.flush_points.clone(),
+                Part::Active => self.index.with_active(|table| table.flush_points.clone()),
+            };
+            points.extend(part.into_iter().filter(|&lsn| since.0 <= lsn && lsn <= until.0).map(Lsn));
+        }
+        points.sort_unstable();
+        points.dedup();
+        Ok(points)
+    }
+}
+
+fn stretch_of(table: &Memtable, part: Part) -> Option<Stretch> {
+    let (first, last) = (table.first()?, table.last()?);
+    Some(Stretch { first, last, clock_epoch: table.clock_epoch, part })
+}

@@ -1,0 +1,192 @@
+//! The writer of the active segment: turns requests into one batch and appends it with one write.
+//!
+//! Invariants: only the leader appends; a page that held acknowledged durable bytes is never written again; what a failed append left is
+//! zeroed before a sync or the next batch. Roll the segment before a batch that would not fit.
+
+use crate::codec::put_u32;
+use crate::error::{Error, Result};
+use crate::journal::batch::{Entry, Header, Meta, RecordKind, ALIGN, ENTRY_BYTES, HEADER_BYTES};
+use crate::journal::payload;
+use crate::journal::segment::{file_name, OpenSegment, FIRST_BATCH};
+use crate::request::{Piece, Request};
+use crate::units::{round_up, PAGE};
+
+/// The header and directory of a batch that still has to be written a second time.
+struct Pending {
+    meta: Vec<u8>,
+    last_page: u64,
+}
+
+pub struct Writer {
+    pub segment: OpenSegment,
+    volume_nonce: u64,
+    /// End of the last batch.
+    offset: u64,
+    fresh_page: bool,
+    pub entries: usize,
+    pub previous_lsn: u64,
+    /// The last record before this segment.
+    pub segment_previous_lsn: u64,
+    pub clock_epoch: u32,
+    pending: Vec<Pending>,
+    /// The durable LSN of the last header.
+    noted_durable: u64,
+    noted_flush: u64,
+    buffer: Vec<u8>,
+    /// Where a failed append may have left a batch that nobody was told of.
+    failed: Option<(u64, u64)>,
+}
+
+/// What the sync side knows when a batch is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Durable {
+    pub lsn: u64,
+    /// The largest LSN that a client asked to be durable, and is.
+    pub flush_point: u64,
+}
+
+impl Writer {
+    pub fn new(segment: OpenSegment, volume_nonce: u64, previous_lsn: u64, clock_epoch: u32) -> Writer {
+        Writer {
+            segment,
+            volume_nonce,
+            offset: FIRST_BATCH,
+            fresh_page: false,
+            entries: 0,
+            previous_lsn,
+            segment_previous_lsn: previous_lsn,
+            clock_epoch,
+            pending: Vec::new(),
+            noted_durable: 0,
+            noted_flush: 0,
+            buffer: Vec::new(),
+            failed: None,
+        }
+    }
+
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// To be called before a sync begins: what it covers lies in pages that are not written again.
+    pub fn begin_page(&mut self) {
+        self.fresh_page = true;
+    }
+
+    /// Zeroes what a failed append left. To be called before a sync, and before the segment is left: behind a batch that was refused and yet stands in the
+    /// file, recovery would take the next one for torn.
+    pub fn scrub(&mut self) -> Result<()> {
+        let Some((start, end)) = self.failed else { return Ok(()) };
+        let name = || file_name(self.segment.id);
+        let length = self.segment.file.len().map_err(|e| Error::io("stat", &name(), &e))?;
+        let zeros = vec![0u8; end.min(length).saturating_sub(start) as usize];
+        self.segment.file.write_at(&zeros, start).map_err(|e| Error::io("write to", &name(), &e))?;
+        self.failed = None;
+        Ok(())
+    }
+
+    /// True if something should be written although no request came: echoes, or a new durable LSN.
+    pub fn has_news(&self, durable: Durable) -> bool {
+        self.entries > 0 && (!self.pending.is_empty() || durable.lsn > self.noted_durable)
+    }
+
+    /// Appends the requests as one batch, or an empty batch in a fresh page. On an error nothing has changed.
+    pub fn append(&mut self, requests: &mut [Request], next_lsn: u64, durable: Durable) -> Result<Meta> {
+        self.scrub()?;
+        let fresh = self.fresh_page || requests.is_empty();
+        let at = round_up(self.offset, if fresh { PAGE } else { ALIGN });
+        let entries = directory(requests);
+        let echoes = self.pending.iter().take_while(|p| p.last_page < at / PAGE).count();
+        let payload_bytes: usize = entries.iter().map(|e| e.stored as usize).sum();
+        let header = Header {
+            first_lsn: requests.first().map_or(next_lsn, |r| r.lsn),
+            previous_lsn: self.previous_lsn,
+            base_stamp: requests.first().map_or(0, |r| r.stamp),
+            durable_lsn: durable.lsn,
+            offset: at as u32,
+            entries: entries.len() as u32,
+            echo_bytes: self.pending[..echoes].iter().map(|p| p.meta.len() as u32).sum(),
+            payload_bytes: payload_bytes as u32,
+            clock_epoch: self.clock_epoch,
+            flush_point: durable.flush_point == durable.lsn && durable.lsn > self.noted_flush,
+        };
+        let mut raw = Vec::with_capacity(entries.len() * ENTRY_BYTES);
+        entries.iter().for_each(|entry| entry.encode(&mut raw));
+        let meta_bytes = header.encode(&raw, self.segment.nonce);
+        self.fill_buffer(&meta_bytes, echoes, requests);
+        let name = || file_name(self.segment.id);
+        if let Err(e) = self.segment.file.write_at(&self.buffer, at) {
+            self.failed = Some((at, at + self.buffer.len() as u64));
+            return Err(Error::io("append to", &name(), &e));
+        }
+        self.pending.drain(..echoes);
+        self.offset = header.end();
+        self.fresh_page = false;
+        self.noted_durable = durable.lsn;
+        if header.flush_point {
+            self.noted_flush = durable.lsn;
+        }
+        let meta = Meta { header, entries };
+        if !meta.entries.is_empty() {
+            let last_page = (at + meta_bytes.len() as u64 - 1) / PAGE;
+            self.pending.push(Pending { meta: meta_bytes, last_page });
+            self.entries += meta.entries.len();
+            self.previous_lsn = meta.last_lsn();
+        }
+        if self.buffer.capacity() > 16 << 20 {
+            self.buffer = Vec::new();
+        }
+        Ok(meta)
+    }
+
+    fn fill_buffer(&mut self, meta: &[u8], echoes: usize, requests: &mut [Request]) {
+        self.buffer.clear();
+        self.buffer.extend_from_slice(meta);
+        self.pending[..echoes].iter().for_each(|p| self.buffer.extend_from_slice(&p.meta));
+        for request in requests {
+            seal_payloads(request, self.volume_nonce);
+            self.buffer.extend_from_slice(&request.payload);
+        }
+        self.buffer.resize(round_up(self.buffer.len() as u64, ALIGN) as usize, 0);
+    }
+}
+
+/// Bytes that a request takes in a segment, at most.
+pub fn journal_bytes(request: &Request) -> u64 {
+    (request.payload.len() + 2 * request.pieces.len() * ENTRY_BYTES) as u64 + 2 * HEADER_BYTES as u64 + PAGE
+}
+
+fn directory(requests: &[Request]) -> Vec<Entry> {
+    let base = requests.first().map_or(0, |r| r.stamp);
+    let mut entries = Vec::with_capacity(requests.len());
+    for request in requests {
+        for (i, piece) in request.pieces.iter().enumerate() {
+            let (kind, start, sectors, stored) = match *piece {
+                Piece::Data { start, sectors, stored, .. } => (RecordKind::Data, start, u64::from(sectors), stored),
+                Piece::Zeros { start, sectors, kind } => (kind, start, sectors, 0),
+                Piece::Control { stored, .. } => (RecordKind::Control, 0, 0, stored),
+                Piece::Edge { .. } | Piece::Void => (RecordKind::Void, 0, 0, 0),
+            };
+            debug_assert!(!matches!(piece, Piece::Edge { .. }), "edges are merged before a batch is written");
+            let stamp_delta = (request.stamp - base) as u32;
+            entries.push(Entry { start, sectors, kind, continues: i > 0, stored, stamp_delta });
+        }
+    }
+    entries
+}
+
+/// Writes each payload's checksum, now that LSN and start are known.
+fn seal_payloads(request: &mut Request, nonce: u64) {
+    let mut at = 0;
+    for piece in &request.pieces {
+        let (stored, crc, start) = match *piece {
+            Piece::Data { stored, crc, start, .. } => (stored as usize, crc, start),
+            Piece::Control { stored, crc } => (stored as usize, crc, 0),
+            _ => continue,
+        };
+        let room = &mut request.payload[at..at + stored];
+        debug_assert!(room.len() > payload::CRC_BYTES || crc == crate::codec::crc(&[]));
+        put_u32(room, 0, crate::codec::crc_payload(crc, nonce, request.lsn, start));
+        at += stored;
+    }
+}

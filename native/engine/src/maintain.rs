@@ -1,0 +1,300 @@
+//! Work beside the path of a write: footers for ended segments, the next spare, the note of an idle writer.
+//!
+//! Invariants: a segment is sealed in the manifest only when its bytes and footer are durable; the spare is durable and named
+//! before the writer may use it; one at a time does this work.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::append::open_item;
+use crate::error::{Error, Kind, Result};
+use crate::index::footer::{self, Site};
+use crate::index::memtable::Memtable;
+use crate::index::sealed::Sealed;
+use crate::journal::manifest::{Edit, SegmentItem, StateItem};
+use crate::journal::segment::{self, file_name, OpenSegment};
+use crate::journal::writer::Writer;
+use crate::options::Maintenance;
+use crate::storage::File;
+use crate::units::{round_up, Lsn, SegmentId, PAGE};
+use crate::volume::Volume;
+
+/// How long a writer may be idle before it notes what became durable.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// A segment that the writer left.
+#[derive(Clone)]
+pub struct Ended {
+    pub segment: OpenSegment,
+    pub tail_offset: u64,
+    pub previous_lsn: u64,
+}
+
+impl Ended {
+    pub fn of(writer: &Writer) -> Ended {
+        Ended {
+            segment: writer.segment.clone(),
+            tail_offset: writer.offset(),
+            previous_lsn: writer.segment_previous_lsn,
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Wake {
+    stop: bool,
+    started: bool,
+    ended: VecDeque<Ended>,
+}
+
+impl Volume {
+    /// Hands an ended segment over.
+    pub(crate) fn after_roll(&self, ended: Ended) -> Result<()> {
+        let (wake, changed) = &*self.maintenance_wake;
+        wake.lock().ended.push_back(ended);
+        changed.notify_all();
+        if self.options.maintenance == Maintenance::Inline {
+            // The batch that caused the roll has its room already; a failure here is met again at the next roll.
+            let _ = self.maintain();
+        }
+        Ok(())
+    }
+
+    /// Seals what was ended and makes the spare.
+    pub(crate) fn maintain(&self) -> Result<()> {
+        self.seal_ended()?;
+        self.make_spare()
+    }
+
+    fn seal_ended(&self) -> Result<()> {
+        let _one_at_a_time = self.maintenance.lock();
+        loop {
+            let ended = self.maintenance_wake.0.lock().ended.front().cloned();
+            let Some(ended) = ended else { break };
+            self.seal(&ended)?;
+            self.maintenance_wake.0.lock().ended.pop_front();
+        }
+        Ok(())
+    }
+
+    fn seal(&self, ended: &Ended) -> Result<()> {
+        let tables = self.index.frozen();
+        let Some(table) = tables.iter().find(|t| t.segment == ended.segment.id.0) else {
+            return Ok(());
+        };
+        let epoch = self.manifest.lock().content.state.epoch;
+        let item = write_footer(&ended.segment, table, ended.tail_offset, ended.previous_lsn, epoch, false)
+            .map_err(|e| self.footer_failed(e))?;
+        let committed = self.manifest.lock().commit(&[Edit::SetSegment(item.clone())]);
+        committed.map_err(|e| self.commit_failed(e))?;
+        self.index.seal(Arc::new(Sealed::new(item, self.facts, self.faults.clone())));
+        Ok(())
+    }
+
+    fn make_spare(&self) -> Result<()> {
+        let _one_at_a_time = self.maintenance.lock();
+        if self.spare.lock().is_some() {
+            return Ok(());
+        }
+        let mut manifest = self.manifest.lock();
+        let state = manifest.content.state;
+        if state.clean {
+            return Ok(());
+        }
+        let id = SegmentId(state.next_segment);
+        let spare = segment::create(&*self.storage, &self.id, id, state.epoch, true)?;
+        let edits = [Edit::State(StateItem { next_segment: id.0 + 1, ..state }), open_item(&spare, state.epoch)];
+        manifest.commit(&edits).map_err(|e| self.commit_failed(e))?;
+        *self.spare.lock() = Some(spare);
+        Ok(())
+    }
+
+    /// The sync of a footer is the sync of its segment's records too.
+    fn footer_failed(&self, error: FooterError) -> Error {
+        match error {
+            FooterError::Write(error) => error,
+            FooterError::Sync(error) => self.poison(error.message),
+        }
+    }
+
+    /// Appends what an idle writer owes: echoes, and the LSN known durable. For simulations; a volume with a thread does it by itself.
+    pub fn tick(&self) -> Result<()> {
+        if self.options.maintenance == Maintenance::Inline {
+            self.maintain()?;
+        }
+        self.note_idle()
+    }
+
+    fn note_idle(&self) -> Result<()> {
+        if self.poison.get().is_some() || self.ring.has_pending() || !self.ring.try_lead() {
+            return Ok(());
+        }
+        let result = match self.writer.lock().as_mut() {
+            Some(writer) if writer.has_news(self.durability.known()) => {
+                let next = self.ring.published() + 1;
+                self.append_empty(writer, next.max(writer.previous_lsn + 1))
+            }
+            _ => Ok(()),
+        };
+        self.ring.finish(0, Vec::new());
+        result
+    }
+
+    /// The orderly end: everything appended, durable, sealed, and said so.
+    pub(crate) fn finish(&self) -> Result<()> {
+        while self.ring.has_pending() {
+            if self.ring.try_lead() {
+                self.lead();
+            } else {
+                self.ring.wait_done(u64::MAX);
+            }
+        }
+        // Whoever leads now has nothing left to take; wait for the last one.
+        while !self.ring.try_lead() {
+            self.ring.wait_done(u64::MAX);
+        }
+        if let Some(why) = self.poison.get() {
+            return Err(Error::new(Kind::Poisoned, format!("the volume was not stopped cleanly: {why}")));
+        }
+        let Some(mut writer) = self.writer.lock().take() else {
+            return Ok(());
+        };
+        if writer.has_news(self.durability.known()) {
+            self.append_empty(&mut writer, self.ring.published() + 1)?;
+        }
+        writer.scrub()?;
+        self.index.rotate(0, 0);
+        if writer.entries > 0 {
+            self.maintenance_wake.0.lock().ended.push_back(Ended::of(&writer));
+        }
+        self.seal_ended()?;
+        let (next_lsn, last_stamp, clock_epoch) = self.ring.clock();
+        let mut manifest = self.manifest.lock();
+        let open: Vec<SegmentId> = manifest.content.segments.values().filter(|s| !s.sealed).map(|s| s.id).collect();
+        let state = manifest.content.state;
+        let state = StateItem { clean: true, next_lsn: Lsn(next_lsn), last_stamp, clock_epoch, ..state };
+        let mut edits = vec![Edit::State(state)];
+        edits.extend(open.iter().map(|&id| Edit::DropSegment(id)));
+        manifest.commit(&edits).map_err(|e| self.commit_failed(e))?;
+        // Not named any more; what a failure leaves is removed at the next opening.
+        open.iter().for_each(|&id| drop(self.storage.remove(&file_name(id))));
+        Ok(())
+    }
+
+    pub(crate) fn start_maintenance(self: &Volume) {
+        if self.options.maintenance == Maintenance::Thread {
+            self.maintenance_wake.0.lock().started = true;
+            self.maintenance_wake.1.notify_all();
+        }
+    }
+
+    pub(crate) fn stop_maintenance(&self) {
+        self.maintenance_wake.0.lock().stop = true;
+        self.maintenance_wake.1.notify_all();
+    }
+}
+
+/// Starts the volume's thread. It holds no strong reference while it waits, so that dropping the volume ends it.
+pub(crate) fn spawn(volume: &Arc<Volume>) -> Result<()> {
+    let weak: Weak<Volume> = Arc::downgrade(volume);
+    let shared = volume.maintenance_wake.clone();
+    let thread = std::thread::Builder::new().name("cdp-maintain".into()).stack_size(1 << 20);
+    let spawned = thread.spawn(move || run(&weak, &shared));
+    spawned.map(drop).map_err(|e| Error::io("start", "the volume's thread", &e))
+}
+
+fn run(volume: &Weak<Volume>, shared: &(Mutex<Wake>, Condvar)) {
+    let (wake, changed) = shared;
+    loop {
+        {
+            let mut wake = wake.lock();
+            if !wake.started && !wake.stop {
+                changed.wait(&mut wake);
+            } else if wake.ended.is_empty() && !wake.stop {
+                changed.wait_for(&mut wake, IDLE);
+            }
+            if wake.stop {
+                return;
+            }
+            if !wake.started {
+                continue;
+            }
+        }
+        let Some(volume) = volume.upgrade() else { return };
+        if volume.is_closed() {
+            return;
+        }
+        if let Err(error) = volume.maintain().and_then(|()| volume.note_idle()) {
+            volume.note_fault(error.message);
+            // A full disk or a failing one: look again, but not in a loop.
+            drop(volume);
+            std::thread::sleep(IDLE);
+        }
+    }
+}
+
+pub(crate) enum FooterError {
+    Write(Error),
+    Sync(Error),
+}
+
+impl FooterError {
+    pub fn into_error(self) -> Error {
+        match self {
+            FooterError::Write(error) | FooterError::Sync(error) => error,
+        }
+    }
+}
+
+/// Writes the footer of a segment behind its tail, or behind its file's end where a torn tail is to stay as it is, and makes the whole file durable.
+pub(crate) fn write_footer(
+    segment: &OpenSegment,
+    table: &Memtable,
+    tail_offset: u64,
+    previous_lsn: u64,
+    epoch: u64,
+    keep_tail: bool,
+) -> std::result::Result<SegmentItem, FooterError> {
+    let name = file_name(segment.id);
+    let write_error = |e: std::io::Error| FooterError::Write(Error::io("write the footer of", &name, &e));
+    let length = segment.file.len().map_err(write_error)?;
+    let offset = round_up(if keep_tail { length.max(tail_offset) } else { tail_offset }, PAGE);
+    let tail_crc = crc_of_range(&*segment.file, tail_offset, offset).map_err(write_error)?;
+    let bytes = footer::build(table, segment.nonce, Site { offset, tail_offset, tail_crc });
+    segment.file.write_at(&bytes, offset).map_err(write_error)?;
+    segment.file.sync().map_err(|e| FooterError::Sync(Error::io("sync", &name, &e)))?;
+    let (first, last) = (table.first().unwrap_or((previous_lsn + 1, 0)), table.last().unwrap_or((previous_lsn + 1, 0)));
+    Ok(SegmentItem {
+        sealed: true,
+        id: segment.id,
+        nonce: segment.nonce,
+        epoch,
+        clock_epoch: table.clock_epoch,
+        entries: table.len() as u32,
+        first_lsn: Lsn(first.0),
+        last_lsn: Lsn(last.0),
+        first_stamp: first.1,
+        last_stamp: last.1,
+        footer_offset: offset,
+        file_bytes: offset + bytes.len() as u64,
+        previous_lsn: Lsn(previous_lsn),
+    })
+}
+
+/// CRC-32C of a range; what lies beyond the end of the file counts as zeros, which it will be.
+pub(crate) fn crc_of_range(file: &dyn File, start: u64, end: u64) -> std::io::Result<u32> {
+    let mut sum = 0;
+    let mut at = start;
+    let mut buffer = vec![0u8; (1 << 20).min((end - start) as usize)];
+    while at < end {
+        let n = buffer.len().min((end - at) as usize);
+        let got = file.read_at(&mut buffer[..n], at)?;
+        buffer[got..n].fill(0);
+        sum = crc32c::crc32c_append(sum, &buffer[..n]);
+        at += n as u64;
+    }
+    Ok(sum)
+}

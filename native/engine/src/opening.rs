@@ -1,0 +1,224 @@
+//! Opening: manifest, then what a crash left open, then the volume (docs/format.md, "Recovery of open segments").
+//!
+//! A writer ends with every segment sealed and one manifest commit that says so; who only looks keeps the same in memory.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Kind, Result};
+use crate::index::files::Files;
+use crate::index::memtable::Control;
+use crate::index::sealed::Sealed;
+use crate::journal::manifest::{CommitError, Edit, Manifest, SegmentItem, StateItem};
+use crate::journal::recover::{self, Recovery};
+use crate::journal::segment::{self, file_name, OpenSegment};
+use crate::maintain;
+use crate::options::{Maintenance, Options, LSN_RESERVE};
+use crate::origin::Origin;
+use crate::storage::{Lock, Storage};
+use crate::units::Lsn;
+use crate::volume::{sealed_items, Found, Volume};
+
+/// Readings of a store that a writer may be changing before a fault is believed.
+const LOOKS: usize = 4;
+
+pub(crate) fn open(
+    storage: Arc<dyn Storage>,
+    origin: Option<Arc<dyn Origin>>,
+    options: Options,
+    read_only: bool,
+) -> Result<Arc<Volume>> {
+    let lock = if read_only { None } else { Some(take_lock(&*storage)?) };
+    let found = match lock {
+        Some(lock) => open_writer(&storage, lock, &options)?,
+        None => look(&storage, &options)?,
+    };
+    let recovered = found.recovered;
+    let maintenance = options.maintenance;
+    let volume = found.found.into_volume(storage, origin, options, read_only);
+    if !read_only && maintenance == Maintenance::Thread {
+        maintain::spawn(&volume)?;
+    }
+    if let (false, Some(event)) = (read_only, recovered) {
+        let lsn = volume.control(event.as_bytes())?;
+        volume.commit(lsn)?;
+    }
+    Ok(volume)
+}
+
+struct Opened {
+    found: Found,
+    /// The event to note, after an unclean end.
+    recovered: Option<String>,
+}
+
+fn take_lock(storage: &dyn Storage) -> Result<Box<dyn Lock>> {
+    storage.lock().map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => Error::new(Kind::Busy, "the volume is open for writing elsewhere"),
+        _ => Error::io("lock", "lock", &e),
+    })
+}
+
+/// Reads again while a live writer may explain what was seen.
+fn look(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
+    let mut attempt = 1;
+    loop {
+        let result = look_once(storage, options);
+        let explained = match &result {
+            Ok(opened) => opened.found.faults.lock().is_empty() && opened.recovered.is_none(),
+            Err(e) => e.kind == Kind::Invalid,
+        };
+        if explained || attempt == LOOKS {
+            return result.map(|opened| Opened { recovered: None, ..opened });
+        }
+        attempt += 1;
+    }
+}
+
+fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
+    let (manifest, notes) = Manifest::load(storage.clone())?;
+    let (recovery, _) = recover_open(storage, &manifest, false)?;
+    let cut = recovery.cut.map(|cut| cut.to_string());
+    let faults = Arc::new(Mutex::new([notes.damage, recovery.damage.clone()].concat()));
+    let frozen = recovery.segments.into_iter().map(|segment| Arc::new(segment.table)).collect::<Vec<_>>();
+    let sealed = sealed_segments(&manifest, &faults);
+    let mut controls = sealed_controls(storage, options, &sealed)?;
+    controls.extend(frozen.iter().flat_map(|table| table.controls.iter().cloned()));
+    let state = manifest.content.state;
+    let items = sealed_items(&manifest.content);
+    let newest = frozen.iter().filter_map(|table| Some((table.last()?, table.clock_epoch))).next_back();
+    let (last_stamp, clock_epoch) = match newest {
+        Some(((_, stamp), epoch)) => (stamp, epoch),
+        None => items.last().map_or((manifest.content.created, 0), |item| (item.last_stamp, item.clock_epoch)),
+    };
+    let found = Found {
+        sealed,
+        frozen,
+        controls,
+        faults,
+        last_lsn: recovery.last_lsn,
+        next_lsn: recovery.last_lsn + 1,
+        last_stamp,
+        clock_epoch,
+        was_clean: state.clean,
+        lock: None,
+        manifest,
+    };
+    Ok(Opened { found, recovered: cut })
+}
+
+fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Options) -> Result<Opened> {
+    let (mut manifest, notes) = Manifest::load(storage.clone())?;
+    let was_clean = manifest.content.state.clean;
+    let (recovery, open) = recover_open(storage, &manifest, true)?;
+    let faults = Arc::new(Mutex::new([notes.damage, recovery.damage.clone()].concat()));
+    let event = (!was_clean).then(|| recovery_event(&recovery));
+    if !was_clean {
+        seal_recovered(&mut manifest, &recovery, &open)?;
+    } else if notes.must_rewrite {
+        manifest.rewrite()?;
+    }
+    sweep(&**storage, &manifest)?;
+    let sealed = sealed_segments(&manifest, &faults);
+    let controls = sealed_controls(storage, options, &sealed)?;
+    let state = manifest.content.state;
+    let found = Found {
+        sealed,
+        frozen: Vec::new(),
+        controls,
+        faults,
+        last_lsn: recovery.last_lsn,
+        next_lsn: state.next_lsn.0,
+        last_stamp: state.last_stamp,
+        clock_epoch: state.clock_epoch,
+        was_clean,
+        lock: Some(lock),
+        manifest,
+    };
+    Ok(Opened { found, recovered: event })
+}
+
+/// Reads the open segments that the manifest names. A writer first makes durable what the cache has, and then reads what the disk has.
+fn recover_open(storage: &Arc<dyn Storage>, manifest: &Manifest, write: bool) -> Result<(Recovery, Vec<OpenSegment>)> {
+    let content = &manifest.content;
+    let last_sealed = content.segments.values().filter(|s| s.sealed).map(|s| s.last_lsn.0).max().unwrap_or(0);
+    let mut open = Vec::new();
+    for item in content.segments.values().filter(|s| !s.sealed) {
+        let segment = segment::open(&**storage, item.id, item.nonce, write)?;
+        if write {
+            segment.file.sync().map_err(|e| Error::io("sync", &file_name(item.id), &e))?;
+            segment.file.drop_cache();
+        }
+        open.push(segment);
+    }
+    let facts = recover::Volume::new(&content.id, content.size);
+    let recovery = recover::recover(open.clone(), last_sealed, &facts)?;
+    Ok((recovery, open))
+}
+
+/// Writes footers, then one manifest commit: the kept segments are sealed, the others gone, LSNs go on above all that may have been given.
+fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery, open: &[OpenSegment]) -> Result<()> {
+    let state = manifest.content.state;
+    let mut items: Vec<SegmentItem> = Vec::new();
+    for segment in &recovery.segments {
+        let epoch = manifest.content.segments.get(&segment.open.id).map_or(state.epoch, |item| item.epoch);
+        let item = maintain::write_footer(
+            &segment.open,
+            &segment.table,
+            segment.tail_offset,
+            segment.previous_lsn,
+            epoch,
+            true,
+        );
+        items.push(item.map_err(maintain::FooterError::into_error)?);
+    }
+    let newest = items.last().cloned().or_else(|| sealed_items(&manifest.content).pop());
+    let (last_stamp, clock_epoch) =
+        newest.map_or((manifest.content.created, 0), |item| (item.last_stamp, item.clock_epoch));
+    let floor = state.next_lsn.0.max(recovery.seen_lsn) + LSN_RESERVE;
+    let kept: HashSet<u32> = items.iter().map(|item| item.id.0).collect();
+    let dropped =
+        open.iter().filter(|segment| !kept.contains(&segment.id.0)).map(|segment| Edit::DropSegment(segment.id));
+    let state = StateItem { clean: true, next_lsn: Lsn(floor), last_stamp, clock_epoch, ..state };
+    let mut edits = vec![Edit::State(state)];
+    edits.extend(dropped);
+    edits.extend(items.into_iter().map(Edit::SetSegment));
+    manifest.commit(&edits).map_err(CommitError::into_error)
+}
+
+/// Removes what no manifest names: left by a crash.
+fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
+    let named: HashSet<String> = manifest.content.segments.keys().map(|&id| file_name(id)).collect();
+    let names = storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
+    let left = |name: &&String| {
+        (name.starts_with("manifest.") && name.ends_with(".tmp"))
+            || (name.starts_with("segment-") && !named.contains(*name))
+    };
+    names.iter().filter(left).for_each(|name| drop(storage.remove(name)));
+    Ok(())
+}
+
+fn sealed_segments(manifest: &Manifest, faults: &Arc<Mutex<Vec<String>>>) -> Vec<Arc<Sealed>> {
+    let facts = recover::Volume::new(&manifest.content.id, manifest.content.size);
+    let items = sealed_items(&manifest.content);
+    items.into_iter().map(|item| Arc::new(Sealed::new(item, facts, faults.clone()))).collect()
+}
+
+fn sealed_controls(storage: &Arc<dyn Storage>, options: &Options, sealed: &[Arc<Sealed>]) -> Result<Vec<Control>> {
+    let files = Files::new(storage.clone(), options.files);
+    let mut controls = Vec::new();
+    for segment in sealed {
+        controls.extend(segment.controls(&files)?);
+    }
+    Ok(controls)
+}
+
+fn recovery_event(recovery: &Recovery) -> String {
+    let cut = recovery.cut.map_or("null".to_string(), |lsn| lsn.to_string());
+    let (last, durable, damaged) = (recovery.last_lsn, recovery.durable_lsn, recovery.damage.len());
+    format!(
+        r#"{{"type":"event","event":"recovery","last_lsn":{last},"durable_lsn":{durable},"cut_lsn":{cut},"damage":{damaged}}}"#
+    )
+}

@@ -1,0 +1,157 @@
+//! The way of a read: extent map → pieces → checksum → bytes. One path for the live volume and for every instant.
+
+use std::cell::RefCell;
+
+use crate::error::{Error, Kind, Result};
+use crate::index::leaf::Mapped;
+use crate::index::map::At;
+use crate::index::{Place, LEAF_SECTORS};
+use crate::journal::payload;
+use crate::units::{Lsn, SegmentId, SECTOR};
+use crate::view::Fault;
+use crate::volume::Volume;
+
+const LEAF_BYTES: u64 = LEAF_SECTORS * SECTOR;
+
+/// Buffers of a reading thread: a stored payload and a decoded one.
+#[derive(Default)]
+struct Scratch {
+    stored: Vec<u8>,
+    content: Vec<u8>,
+    mapped: Vec<Mapped>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Volume {
+    /// Fills `buffer` from byte `offset` of the instant; the caller checked the range. What cannot be had is zeroed and named.
+    pub(crate) fn read(&self, at: At, offset: u64, buffer: &mut [u8]) -> Result<Vec<Fault>> {
+        let mut faults = Vec::new();
+        SCRATCH.with(|scratch| {
+            let scratch = &mut *scratch.borrow_mut();
+            let mut done = 0;
+            while done < buffer.len() {
+                let from = offset + done as u64;
+                let room = (LEAF_BYTES - from % LEAF_BYTES).min((buffer.len() - done) as u64) as usize;
+                self.read_leaf(at, from, &mut buffer[done..done + room], scratch, &mut faults)?;
+                done += room;
+            }
+            Ok(faults)
+        })
+    }
+
+    /// A part of a read that lies in one leaf.
+    fn read_leaf(
+        &self,
+        at: At,
+        offset: u64,
+        buffer: &mut [u8],
+        scratch: &mut Scratch,
+        faults: &mut Vec<Fault>,
+    ) -> Result<()> {
+        let end = offset + buffer.len() as u64;
+        let mut mapped = std::mem::take(&mut scratch.mapped);
+        mapped.clear();
+        self.index.resolve(at, offset / SECTOR, end.div_ceil(SECTOR), &mut mapped)?;
+        let mut done = offset;
+        for piece in &mapped {
+            let (from, to) = ((piece.start * SECTOR).max(offset), ((piece.start + piece.sectors) * SECTOR).min(end));
+            self.read_origin(done, &mut buffer[(done - offset) as usize..(from - offset) as usize], faults);
+            let target = &mut buffer[(from - offset) as usize..(to - offset) as usize];
+            if let Err(error) = self.read_piece(piece, from, target, scratch) {
+                target.fill(0);
+                self.name_fault(piece, from, to - from, error, faults);
+            }
+            done = to;
+        }
+        self.read_origin(done, &mut buffer[(done - offset) as usize..], faults);
+        scratch.mapped = mapped;
+        Ok(())
+    }
+
+    /// Bytes that no record covers.
+    fn read_origin(&self, offset: u64, buffer: &mut [u8], faults: &mut Vec<Fault>) {
+        let Some(origin) = self.origin.as_ref().filter(|_| !buffer.is_empty()) else {
+            buffer.fill(0);
+            return;
+        };
+        let inside = origin.size().saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let (under, beyond) = buffer.split_at_mut(inside);
+        beyond.fill(0);
+        if under.is_empty() {
+            return;
+        }
+        if let Err(error) = origin.read_at(under, offset) {
+            under.fill(0);
+            let message = format!("the origin cannot be read at {offset}: {}", error.message);
+            faults.push(Fault {
+                offset,
+                bytes: inside as u64,
+                lsn: Lsn::ZERO,
+                segment: SegmentId(0),
+                kind: error.kind,
+                message,
+            });
+        }
+    }
+
+    fn read_piece(&self, piece: &Mapped, from: u64, target: &mut [u8], scratch: &mut Scratch) -> Result<()> {
+        let Place::Data { segment, offset, stored, skip, record_sectors } = piece.place else {
+            if piece.place == Place::Damaged {
+                return Err(match self.poison.get() {
+                    Some(why) if piece.lsn > self.durability.lsn() => Error::new(Kind::Poisoned, why.clone()),
+                    _ => Error::corrupt("its content is lost"),
+                });
+            }
+            target.fill(0);
+            return Ok(());
+        };
+        let file = self.index.files.get(segment)?;
+        scratch.stored.resize(stored as usize, 0);
+        let got = file.read_at(&mut scratch.stored, u64::from(offset));
+        let got = got.map_err(|e| Error::io("read", &crate::journal::segment::file_name(SegmentId(segment)), &e))?;
+        if got < stored as usize {
+            return Err(Error::corrupt("the segment ends before its payload"));
+        }
+        let start = piece.start - u64::from(skip);
+        let whole = u64::from(record_sectors) * SECTOR;
+        let nonce = self.facts.nonce;
+        if target.len() as u64 == whole && from == start * SECTOR {
+            return payload::decode(&scratch.stored, nonce, piece.lsn, start, target);
+        }
+        scratch.content.resize(whole as usize, 0);
+        payload::decode(&scratch.stored, nonce, piece.lsn, start, &mut scratch.content)?;
+        let at = (from - start * SECTOR) as usize;
+        target.copy_from_slice(&scratch.content[at..at + target.len()]);
+        Ok(())
+    }
+
+    fn name_fault(&self, piece: &Mapped, offset: u64, bytes: u64, error: Error, faults: &mut Vec<Fault>) {
+        let segment = match piece.place {
+            Place::Data { segment, .. } => SegmentId(segment),
+            _ => SegmentId(0),
+        };
+        let message = format!(
+            "record {} in {}, bytes {offset} to {}: {}",
+            piece.lsn,
+            crate::journal::segment::file_name(segment),
+            offset + bytes,
+            error.message
+        );
+        if error.kind == Kind::Corrupt {
+            self.note_fault(message.clone());
+        }
+        faults.push(Fault { offset, bytes, lsn: Lsn(piece.lsn), segment, kind: error.kind, message });
+    }
+
+    /// Remembers a sentence once; a bounded number of them.
+    pub(crate) fn note_fault(&self, message: String) {
+        const FAULTS_MAX: usize = 1000;
+        let mut faults = self.faults.lock();
+        if faults.len() < FAULTS_MAX && !faults.contains(&message) {
+            faults.push(message);
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Checking every byte of a volume: manifests, segment headers, batches, echoes, payloads, the bytes between, and the index against what the
+//! batches say. Nothing is changed. May run beside writes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::index::footer::{self, Site};
+use crate::index::sealed::Sealed;
+use crate::journal::batch::Meta;
+use crate::journal::manifest::Manifest;
+use crate::journal::recover;
+use crate::journal::scan::{payload_is_intact, scan, Scan, Window};
+use crate::journal::segment::{check_header, file_name, OpenSegment, FIRST_BATCH};
+use crate::maintain::crc_of_range;
+use crate::storage::File;
+use crate::units::{Lsn, SegmentId, PAGE, SECTOR};
+use crate::volume::Volume;
+
+/// Something that is not as it was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Finding {
+    pub file: String,
+    pub what: String,
+    pub segment: Option<SegmentId>,
+    pub lsn: Option<Lsn>,
+    /// The bytes of the volume that cannot be read because of it.
+    pub offset: Option<u64>,
+    pub bytes: Option<u64>,
+    /// Nothing is lost: another copy holds the same.
+    pub repairable: bool,
+}
+
+type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
+
+impl Volume {
+    /// All that is damaged, file by file. `progress(done, total)` in bytes; an error of its ends the work.
+    pub fn verify(&self, progress: Progress<'_>) -> Result<Vec<Finding>> {
+        let mut findings = self.verify_manifest()?;
+        let sealed = self.index.sealed();
+        let total = self.journal_bytes()?;
+        let mut done = 0;
+        for segment in sealed.iter() {
+            progress(done, total)?;
+            self.verify_sealed(segment, &mut findings)?;
+            done += segment.item.file_bytes;
+        }
+        self.verify_open(&mut findings)?;
+        self.verify_names(&mut findings)?;
+        progress(total, total)?;
+        Ok(findings)
+    }
+
+    /// Bytes of the journal's files.
+    pub fn journal_bytes(&self) -> Result<u64> {
+        let sealed: u64 = self.index.sealed().iter().map(|s| s.item.file_bytes).sum();
+        let open = self.open_segments();
+        let lengths = open.iter().map(|segment| segment.file.len().unwrap_or(0));
+        Ok(sealed + lengths.sum::<u64>())
+    }
+
+    fn verify_manifest(&self) -> Result<Vec<Finding>> {
+        // The lock keeps a commit from being half done.
+        let _guard = self.manifest.lock();
+        let (_, notes) = Manifest::load(self.storage.clone())?;
+        let finding = |what: String| Finding {
+            file: what.split(':').next().unwrap_or("manifest").to_owned(),
+            what,
+            repairable: true,
+            ..Finding::default()
+        };
+        Ok(notes.damage.into_iter().map(finding).collect())
+    }
+
+    fn verify_sealed(&self, sealed: &Arc<Sealed>, findings: &mut Vec<Finding>) -> Result<()> {
+        let item = &sealed.item;
+        let mut check = Check { id: item.id, findings };
+        let file = match self.index.files.get(item.id.0) {
+            Ok(file) => file,
+            Err(e) if e.kind == Kind::NotFound => {
+                check.add(format!("it is missing: records {} to {}", item.first_lsn, item.last_lsn));
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        let length = file.len().map_err(|e| Error::io("stat", &file_name(item.id), &e))?;
+        if length != item.file_bytes {
+            check.add(format!("it has {length} bytes instead of {}", item.file_bytes));
+        }
+        let open = OpenSegment { id: item.id, nonce: item.nonce, file };
+        self.check_header_page(&open, &mut check)?;
+        let (table, tail_offset, scanned) = recover::sealed_walk(&open, item, &self.facts)?;
+        check.scan(&scanned);
+        check.gaps(&open, &scanned, item.last_lsn)?;
+        let damaged_control = check.payloads(&open, &scanned, &self.facts, item.last_lsn)?;
+        let io = |e: std::io::Error| Error::io("read", &file_name(item.id), &e);
+        let tail_crc = crc_of_range(&*open.file, tail_offset, item.footer_offset).map_err(io)?;
+        let site = Site { offset: item.footer_offset, tail_offset, tail_crc };
+        if !damaged_control {
+            check.footer(&*open.file, &footer::build(&table, item.nonce, site), item.footer_offset, item.file_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Segments that are not sealed: what stands below the writer's end.
+    fn verify_open(&self, findings: &mut Vec<Finding>) -> Result<()> {
+        let published = Lsn(self.index.published());
+        for segment in self.open_segments() {
+            let mut check = Check { id: segment.id, findings };
+            self.check_header_page(&segment, &mut check)?;
+            let end = self.writer.lock().as_ref().filter(|w| w.segment.id == segment.id).map(|w| w.offset());
+            let scanned = scan(&segment, end)?;
+            if !self.read_only {
+                check.scan(&scanned);
+            }
+            check.payloads(&segment, &scanned, &self.facts, published)?;
+        }
+        Ok(())
+    }
+
+    fn open_segments(&self) -> Vec<OpenSegment> {
+        let open: Vec<_> = self.manifest.lock().content.segments.values().filter(|s| !s.sealed).cloned().collect();
+        let opened = open.into_iter().filter_map(|item| {
+            let file = self.index.files.get(item.id.0).ok()?;
+            Some(OpenSegment { id: item.id, nonce: item.nonce, file })
+        });
+        opened.collect()
+    }
+
+    fn check_header_page(&self, segment: &OpenSegment, check: &mut Check<'_>) -> Result<()> {
+        let mut page = [0u8; PAGE as usize];
+        let got = segment.file.read_at(&mut page, 0).map_err(|e| Error::io("read", &file_name(segment.id), &e))?;
+        if let Err(what) = check_header(&page[..got], &self.id, segment.id, segment.nonce) {
+            check.add_repairable(what);
+        }
+        Ok(())
+    }
+
+    fn verify_names(&self, findings: &mut Vec<Finding>) -> Result<()> {
+        let manifest = self.manifest.lock();
+        let named: HashSet<String> = manifest.content.segments.keys().map(|&id| file_name(id)).collect();
+        let names = self.storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
+        let known = |name: &String| {
+            named.contains(name)
+                || matches!(name.as_str(), "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock")
+        };
+        for name in names.into_iter().filter(|name| !known(name)) {
+            let what = "no manifest names this file; the next writer removes it if it is a crash's".to_owned();
+            findings.push(Finding { file: name, what, repairable: true, ..Finding::default() });
+        }
+        Ok(())
+    }
+}
+
+/// The findings of one segment.
+struct Check<'a> {
+    id: SegmentId,
+    findings: &'a mut Vec<Finding>,
+}
+
+impl Check<'_> {
+    fn push(&mut self, finding: Finding) {
+        self.findings.push(Finding { file: file_name(self.id), segment: Some(self.id), ..finding });
+    }
+
+    fn add(&mut self, what: String) {
+        self.push(Finding { what, ..Finding::default() });
+    }
+
+    fn add_repairable(&mut self, what: String) {
+        self.push(Finding { what, repairable: true, ..Finding::default() });
+    }
+
+    fn scan(&mut self, scanned: &Scan) {
+        for (at, _) in &scanned.from_echo {
+            self.add_repairable(format!("the directory at offset {at} is damaged; its echo stands in"));
+        }
+        for (at, _) in &scanned.bad_echoes {
+            self.add_repairable(format!("an echo in or of the batch at offset {at} is damaged"));
+        }
+    }
+
+    /// Bytes between batches are zero.
+    fn gaps(&mut self, segment: &OpenSegment, scanned: &Scan, last: Lsn) -> Result<()> {
+        let mut window = Window::new(&*segment.file);
+        let mut at = FIRST_BATCH;
+        for meta in scanned.metas.iter().filter(|m| m.header.first_lsn <= last.0 + 1) {
+            let start = u64::from(meta.header.offset);
+            if start > at && !is_zero(&mut window, at, start).map_err(|e| Error::io("read", &file_name(self.id), &e))? {
+                self.add_repairable(format!("bytes {at} to {start}, which hold nothing, are not zero"));
+            }
+            at = at.max(meta.header.end());
+        }
+        Ok(())
+    }
+
+    /// True if the payload of a control record is damaged.
+    fn payloads(&mut self, segment: &OpenSegment, scanned: &Scan, facts: &recover::Volume, last: Lsn) -> Result<bool> {
+        let mut window = Window::new(&*segment.file);
+        let mut damaged_control = false;
+        let mut previous: Option<&Meta> = None;
+        for meta in &scanned.metas {
+            if previous.is_some_and(|p| p.last_lsn() < meta.header.previous_lsn) && meta.header.previous_lsn <= last.0 {
+                self.add(format!(
+                    "records up to {} are lost with both copies of their directory",
+                    meta.header.previous_lsn
+                ));
+            }
+            previous = Some(meta);
+            for placed in meta.placed().filter(|p| p.lsn <= last.0) {
+                let intact = payload_is_intact(&mut window, &placed, facts.nonce);
+                if intact.map_err(|e| Error::io("read", &file_name(self.id), &e))? {
+                    continue;
+                }
+                let covers = placed.entry.kind.covers();
+                damaged_control |= !covers;
+                self.push(Finding {
+                    what: format!("the payload at offset {} is damaged", placed.offset),
+                    lsn: Some(Lsn(placed.lsn)),
+                    offset: covers.then_some(placed.entry.start * SECTOR),
+                    bytes: covers.then_some(placed.entry.sectors * SECTOR),
+                    ..Finding::default()
+                });
+            }
+        }
+        Ok(damaged_control)
+    }
+
+    fn footer(&mut self, file: &dyn File, expected: &[u8], offset: u64, end: u64) -> Result<()> {
+        let mut stored = vec![0u8; expected.len()];
+        let got = file.read_at(&mut stored, offset).map_err(|e| Error::io("read", &file_name(self.id), &e))?;
+        let same = stored[..got].iter().zip(expected).take_while(|(a, b)| a == b).count();
+        if same < expected.len() || offset + expected.len() as u64 != end {
+            let at = offset + same as u64;
+            self.add_repairable(format!("the footer differs from what the batches say, at offset {at}"));
+        }
+        Ok(())
+    }
+}
+
+fn is_zero(window: &mut Window<'_>, start: u64, end: u64) -> std::io::Result<bool> {
+    let mut at = start;
+    while at < end {
+        let n = (end - at).min(1 << 16) as usize;
+        match window.get(at, n)? {
+            Some(bytes) if bytes.iter().all(|&b| b == 0) => at += n as u64,
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,212 @@
+//! Volumes and instants.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cdp_engine::storage::Disk;
+use cdp_engine::{Error, Instant, Lsn, Options, Stamp, Volume, Zeroing};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::errors::raise;
+use crate::origin;
+use crate::view::{with_progress, PyView};
+
+fn disk(folder: &str) -> Result<Arc<Disk>, Error> {
+    Ok(Arc::new(Disk::new(Path::new(folder)).map_err(|e| Error::io("open", folder, &e))?))
+}
+
+/// Lays an empty journal into an existing folder.
+#[pyfunction]
+pub fn create(py: Python<'_>, folder: &str, volume_id: &[u8], size: u64, created: u64) -> PyResult<()> {
+    let id = <[u8; 16]>::try_from(volume_id).map_err(|_| raise(Error::invalid("a volume's id has 16 bytes")))?;
+    py.detach(|| Volume::create(disk(folder)?, id, size, Stamp(created))).map_err(raise)
+}
+
+/// Minute, data records, zero and trim records, raw bytes, stored bytes.
+type ActivityRow = (u64, u64, u64, u64, u64);
+
+#[pyclass(name = "Instant", module = "cdp._native", frozen, get_all)]
+pub struct PyInstant {
+    lsn: u64,
+    stamp: u64,
+    clock_epoch: u32,
+    other: Option<u64>,
+}
+
+impl From<Instant> for PyInstant {
+    fn from(instant: Instant) -> PyInstant {
+        let Instant { lsn, stamp, clock_epoch, other } = instant;
+        PyInstant { lsn: lsn.0, stamp: stamp.0, clock_epoch, other: other.map(|lsn| lsn.0) }
+    }
+}
+
+#[pymethods]
+impl PyInstant {
+    fn __repr__(&self) -> String {
+        format!("Instant(lsn={}, stamp={}, clock_epoch={})", self.lsn, self.stamp, self.clock_epoch)
+    }
+}
+
+#[pyclass(name = "Volume", module = "cdp._native", frozen)]
+pub struct PyVolume {
+    pub volume: Arc<Volume>,
+}
+
+#[pymethods]
+impl PyVolume {
+    #[staticmethod]
+    #[pyo3(signature = (folder, *, read_only = false, origin_path = None, origin_reader = None, cache_bytes = 134_217_728))]
+    fn open(
+        py: Python<'_>,
+        folder: &str,
+        read_only: bool,
+        origin_path: Option<&str>,
+        origin_reader: Option<&Bound<'_, PyAny>>,
+        cache_bytes: usize,
+    ) -> PyResult<PyVolume> {
+        let origin = match (origin_path, origin_reader) {
+            (Some(path), _) => Some(origin::open_file(path).map_err(raise)?),
+            (None, Some(reader)) => Some(origin::open_python(reader)?),
+            (None, None) => None,
+        };
+        let options = Options { cache_bytes, ..Options::default() };
+        let opened = py.detach(|| {
+            let disk = disk(folder)?;
+            if read_only {
+                Volume::open_read_only(disk, origin, options)
+            } else {
+                Volume::open(disk, origin, options)
+            }
+        });
+        Ok(PyVolume { volume: opened.map_err(raise)? })
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.volume.close()).map_err(raise)
+    }
+
+    #[getter]
+    fn size(&self) -> u64 {
+        self.volume.size()
+    }
+
+    #[getter]
+    fn read_only(&self) -> bool {
+        self.volume.is_read_only()
+    }
+
+    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (status, journal_bytes) = py.detach(|| (self.volume.status(), self.volume.journal_bytes()));
+        let oldest = self.volume.oldest();
+        let facts = PyDict::new(py);
+        facts.set_item("size", status.size)?;
+        facts.set_item("created", status.created.0)?;
+        facts.set_item("epoch", status.epoch)?;
+        facts.set_item("clock_epoch", status.clock_epoch)?;
+        facts.set_item("oldest_lsn", oldest.lsn.0)?;
+        facts.set_item("oldest_stamp", oldest.stamp.0)?;
+        facts.set_item("latest_lsn", status.latest.0)?;
+        facts.set_item("latest_stamp", status.latest_stamp.0)?;
+        facts.set_item("durable_lsn", status.durable.0)?;
+        facts.set_item("segments", status.segments)?;
+        facts.set_item("journal_bytes", journal_bytes.map_err(raise)?)?;
+        facts.set_item("poisoned", status.poisoned)?;
+        facts.set_item("read_only", status.read_only)?;
+        facts.set_item("clean", status.was_clean)?;
+        facts.set_item("cached_extents", status.cached_extents)?;
+        facts.set_item("cached_bytes", status.cached_bytes)?;
+        Ok(facts)
+    }
+
+    fn latest(&self, py: Python<'_>) -> PyResult<PyInstant> {
+        let instant = py.detach(|| self.volume.instant_of(self.volume.latest().0));
+        instant.map(PyInstant::from).map_err(raise)
+    }
+
+    fn oldest(&self) -> PyInstant {
+        self.volume.oldest().into()
+    }
+
+    fn instant_of_lsn(&self, py: Python<'_>, lsn: u64) -> PyResult<PyInstant> {
+        py.detach(|| self.volume.instant_of(Lsn(lsn))).map(PyInstant::from).map_err(raise)
+    }
+
+    fn instant_at(&self, py: Python<'_>, stamp: u64) -> PyResult<PyInstant> {
+        py.detach(|| self.volume.instant_at(Stamp(stamp))).map(PyInstant::from).map_err(raise)
+    }
+
+    fn view(&self, py: Python<'_>, lsn: u64) -> PyResult<PyView> {
+        Ok(PyView { view: py.detach(|| self.volume.view(Lsn(lsn))).map_err(raise)? })
+    }
+
+    fn live(&self) -> PyView {
+        PyView { view: self.volume.live() }
+    }
+
+    fn write(&self, py: Python<'_>, offset: u64, data: &[u8]) -> PyResult<u64> {
+        py.detach(|| self.commit(self.volume.write(offset, data)?)).map_err(raise)
+    }
+
+    #[pyo3(signature = (offset, length, trim = false))]
+    fn zero(&self, py: Python<'_>, offset: u64, length: u64, trim: bool) -> PyResult<u64> {
+        let how = if trim { Zeroing::Trim } else { Zeroing::Zero };
+        py.detach(|| self.commit(self.volume.zero(offset, length, how)?)).map_err(raise)
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.volume.flush()).map_err(raise)
+    }
+
+    fn append_control(&self, py: Python<'_>, document: &[u8]) -> PyResult<u64> {
+        let append = || {
+            let lsn = self.commit(self.volume.control(document)?)?;
+            self.volume.sync_to(Lsn(lsn))?;
+            Ok(lsn)
+        };
+        py.detach(append).map_err(raise)
+    }
+
+    fn controls<'py>(&self, py: Python<'py>) -> Vec<(u64, u64, Bound<'py, PyBytes>)> {
+        let controls = py.detach(|| self.volume.controls());
+        controls.iter().map(|c| (c.lsn, c.stamp, PyBytes::new(py, &c.document))).collect()
+    }
+
+    fn activity(&self, py: Python<'_>, since_lsn: u64, until_lsn: u64) -> PyResult<Vec<ActivityRow>> {
+        let rows = py.detach(|| self.volume.activity(Lsn(since_lsn), Lsn(until_lsn))).map_err(raise)?;
+        Ok(rows.iter().map(|a| (a.minute, a.data_records, a.zero_records, a.raw_bytes, a.stored_bytes)).collect())
+    }
+
+    fn flush_points(&self, py: Python<'_>, since_lsn: u64, until_lsn: u64) -> PyResult<Vec<u64>> {
+        let points = py.detach(|| self.volume.flush_points(Lsn(since_lsn), Lsn(until_lsn))).map_err(raise)?;
+        Ok(points.into_iter().map(|lsn| lsn.0).collect())
+    }
+
+    fn faults(&self) -> Vec<String> {
+        self.volume.faults()
+    }
+
+    #[pyo3(signature = (progress = None))]
+    fn verify<'py>(&self, py: Python<'py>, progress: Option<Py<PyAny>>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let findings = with_progress(py, progress, |report| self.volume.verify(report))?;
+        let as_dict = |finding: &cdp_engine::verify::Finding| {
+            let facts = PyDict::new(py);
+            facts.set_item("file", &finding.file)?;
+            facts.set_item("what", &finding.what)?;
+            facts.set_item("segment", finding.segment.map(|id| id.0))?;
+            facts.set_item("lsn", finding.lsn.map(|lsn| lsn.0))?;
+            facts.set_item("offset", finding.offset)?;
+            facts.set_item("length", finding.bytes)?;
+            facts.set_item("repairable", finding.repairable)?;
+            Ok(facts)
+        };
+        findings.iter().map(as_dict).collect()
+    }
+}
+
+impl PyVolume {
+    fn commit(&self, lsn: Lsn) -> cdp_engine::Result<u64> {
+        self.volume.commit(lsn)?;
+        Ok(lsn.0)
+    }
+}
