@@ -124,7 +124,9 @@ impl Sealed {
             return self.table(files);
         };
         let end = fences.get(after).map_or(self.item.footer_offset, |f| f.offset);
-        let near = recover::table_between(&self.open(files)?, (begin.offset, end), self.item.last_lsn.0)?;
+        let last_lsn = fences.get(after).map_or(self.item.last_lsn.0, |f| f.first_lsn - 1);
+        let lsns = (begin.first_lsn, last_lsn);
+        let near = recover::table_between(&self.open(files)?, (begin.offset, end), lsns)?;
         near.map_or_else(|| self.table(files), Ok)
     }
 
