@@ -230,7 +230,9 @@ fn change<'m>(machine: &'m Machine, process: u64, op: Op, name: &str) -> io::Res
     world.changes += 1;
     world.trace.push(Call { op, name: name.into() });
     let verdict = judge(&mut world, op);
-    if op != Op::Write { crate::campaign::tell(|| format!("  {op:?} {name} {}", matches!(verdict, Verdict::Done))); }
+    if op != Op::Write {
+        crate::campaign::tell(|| format!("  {op:?} {name} {}", matches!(verdict, Verdict::Done)));
+    }
     Ok((world, verdict))
 }
 
