@@ -54,6 +54,7 @@ class VolumeWriter:
     segments: list[SegmentWriter] = field(default_factory=list)
     epoch: int = 0
     clock_epoch: int = 0
+    lsn_floor: int = 1
     next_lsn: int = 1
     last_lsn: int = 0
     last_stamp: int = 0
@@ -92,7 +93,7 @@ class VolumeWriter:
             self.files[f"manifest.{copy}"] += frame
 
     def _state(self, *, clean: bool) -> bytes:
-        ends = (self.next_lsn, self.last_stamp, self.clock_epoch) if clean else (self.next_lsn, 0, 0)
+        ends = (self.next_lsn, self.last_stamp, self.clock_epoch) if clean else (self.lsn_floor, 0, 0)
         return struct.pack(
             "<BB2xIQQIIQQ48x",
             5,
@@ -113,7 +114,7 @@ class VolumeWriter:
     def start(self) -> None:
         """A new run of the writer, in a new epoch."""
         self.epoch += 1
-        self.frame(2, self._state(clean=False))
+        self.lsn_floor = self.next_lsn
         self.open_segment()
 
     def open_segment(self) -> None:
@@ -125,7 +126,7 @@ class VolumeWriter:
         )
         self.segments.append(segment)
         self.files[f"segment-{number:08x}"] = segment.data
-        self.frame(2, segment_item(segment, None))
+        self.frame(2, segment_item(segment, None), self._state(clean=False))
 
     def append(self, records: list[Record], *, sync: bool = False, flush: bool = False, fresh: bool = False) -> None:
         """Appends a batch; with `sync` everything is durable afterwards, and the next batch says so."""
@@ -180,7 +181,8 @@ class VolumeWriter:
         number, nonce = self._checkpoints, 0x7777 + self._checkpoints
         content = checkpoint_file(self, number, nonce, extents, lsn)
         self.files[f"checkpoint-{number:08x}"] = bytearray(content)
-        self.frame(2, struct.pack("<B3xIQQIIQ56x", 3, number, nonce, lsn, 0, 0, len(content)))
+        item = struct.pack("<B3xIQQIIQ56x", 3, number, nonce, lsn, 0, 0, len(content))
+        self.frame(2, item, self._state(clean=False))
 
     def save(self, store: Path) -> Path:
         """Writes the volume's files into a store; returns the volume's folder."""
