@@ -105,7 +105,9 @@ class View:
 class Server:
     """The transmission phase for many sessions: a fixed set of native threads over epoll."""
 
-    def __init__(self, *, workers: int = 16, memory_bytes: int = 134217728, stall_seconds: float = 30.0, sessions_max: int = 1024) -> None: ...
+    def __init__(
+        self, *, workers: int = 16, memory_bytes: int = 134217728, stall_seconds: float = 30.0, sessions_max: int = 1024
+    ) -> None: ...
     def attach(
         self,
         fd: int,

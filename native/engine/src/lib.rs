@@ -6,6 +6,7 @@
 //! [`storage::Storage`] and [`origin::Origin`]. The files are described in docs/format.md.
 
 mod append;
+mod checkpoint;
 mod codec;
 mod durable;
 pub mod error;

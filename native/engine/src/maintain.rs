@@ -58,7 +58,9 @@ impl Volume {
         changed.notify_all();
         if self.options.maintenance == Maintenance::Inline {
             // The batch that caused the roll has its room already; a failure here is met again at the next roll.
-            let _ = self.maintain();
+            if let Err(error) = self.maintain().and_then(|()| self.checkpoint_if_due()) {
+                self.note_fault(error.message);
+            }
         }
         Ok(())
     }
@@ -96,7 +98,7 @@ impl Volume {
 
     fn make_spare(&self) -> Result<()> {
         let _one_at_a_time = self.maintenance.lock();
-        if self.spare.lock().is_some() {
+        if self.spare.lock().is_some() || !self.maintenance_wake.0.lock().started {
             return Ok(());
         }
         let mut manifest = self.manifest.lock();
@@ -124,6 +126,7 @@ impl Volume {
     pub fn tick(&self) -> Result<()> {
         if self.options.maintenance == Maintenance::Inline {
             self.maintain()?;
+            self.checkpoint_if_due()?;
         }
         self.note_idle()
     }
@@ -185,10 +188,8 @@ impl Volume {
     }
 
     pub(crate) fn start_maintenance(self: &Volume) {
-        if self.options.maintenance == Maintenance::Thread {
-            self.maintenance_wake.0.lock().started = true;
-            self.maintenance_wake.1.notify_all();
-        }
+        self.maintenance_wake.0.lock().started = true;
+        self.maintenance_wake.1.notify_all();
     }
 
     pub(crate) fn stop_maintenance(&self) {
@@ -227,7 +228,9 @@ fn run(volume: &Weak<Volume>, shared: &(Mutex<Wake>, Condvar)) {
         if volume.is_closed() {
             return;
         }
-        if let Err(error) = volume.maintain().and_then(|()| volume.note_idle()) {
+        if let Err(error) =
+            volume.maintain().and_then(|()| volume.note_idle()).and_then(|()| volume.checkpoint_if_due())
+        {
             volume.note_fault(error.message);
             // A full disk or a failing one: look again, but not in a loop.
             drop(volume);

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Kind, Result};
+use crate::index::checkpoint::{self, Checkpoint};
 use crate::index::files::Files;
+use crate::index::map::Parts;
 use crate::index::memtable::Control;
 use crate::index::sealed::Sealed;
 use crate::journal::manifest::{CommitError, Edit, Manifest, SegmentItem, StateItem};
@@ -67,7 +69,7 @@ fn look(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
     loop {
         let result = look_once(storage, options);
         let explained = match &result {
-            Ok(opened) => opened.found.faults.lock().is_empty() && opened.recovered.is_none(),
+            Ok(opened) => opened.found.parts.faults.lock().is_empty() && opened.recovered.is_none(),
             Err(e) => e.kind == Kind::Invalid,
         };
         if explained || attempt == LOOKS {
@@ -84,7 +86,8 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
     let faults = Arc::new(Mutex::new([notes.damage, recovery.damage.clone()].concat()));
     let frozen = recovery.segments.into_iter().map(|segment| Arc::new(segment.table)).collect::<Vec<_>>();
     let sealed = sealed_segments(&manifest, &faults);
-    let mut controls = sealed_controls(storage, options, &sealed)?;
+    let (checkpoints, mut controls) = open_checkpoints(&**storage, &manifest, &faults);
+    controls.extend(sealed_controls(storage, options, &sealed, &checkpoints)?);
     controls.extend(frozen.iter().flat_map(|table| table.controls.iter().cloned()));
     let state = manifest.content.state;
     let items = sealed_items(&manifest.content);
@@ -94,10 +97,8 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
         None => items.last().map_or((manifest.content.created, 0), |item| (item.last_stamp, item.clock_epoch)),
     };
     let found = Found {
-        sealed,
-        frozen,
+        parts: Parts { sealed, frozen, checkpoints, faults },
         controls,
-        faults,
         last_lsn: recovery.last_lsn,
         next_lsn: recovery.last_lsn + 1,
         last_stamp,
@@ -122,13 +123,12 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
     }
     sweep(&**storage, &manifest)?;
     let sealed = sealed_segments(&manifest, &faults);
-    let controls = sealed_controls(storage, options, &sealed)?;
+    let (checkpoints, mut controls) = open_checkpoints(&**storage, &manifest, &faults);
+    controls.extend(sealed_controls(storage, options, &sealed, &checkpoints)?);
     let state = manifest.content.state;
     let found = Found {
-        sealed,
-        frozen: Vec::new(),
+        parts: Parts { sealed, frozen: Vec::new(), checkpoints, faults },
         controls,
-        faults,
         last_lsn: recovery.last_lsn,
         next_lsn: state.next_lsn.0,
         last_stamp: state.last_stamp,
@@ -181,7 +181,8 @@ fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery, open: &[OpenSegm
     let kept: HashSet<u32> = items.iter().map(|item| item.id.0).collect();
     let dropped =
         open.iter().filter(|segment| !kept.contains(&segment.id.0)).map(|segment| Edit::DropSegment(segment.id));
-    let state = StateItem { clean: true, next_lsn: Lsn(floor), last_stamp, clock_epoch, ..state };
+    // Not clean: until this run has noted the unclean end on the timeline, the next opening has to.
+    let state = StateItem { clean: false, next_lsn: Lsn(floor), last_stamp, clock_epoch, ..state };
     let mut edits = vec![Edit::State(state)];
     edits.extend(dropped);
     edits.extend(items.into_iter().map(Edit::SetSegment));
@@ -190,11 +191,14 @@ fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery, open: &[OpenSegm
 
 /// Removes what no manifest names: left by a crash.
 fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
-    let named: HashSet<String> = manifest.content.segments.keys().map(|&id| file_name(id)).collect();
+    let content = &manifest.content;
+    let segments = content.segments.keys().map(|&id| file_name(id));
+    let named: HashSet<String> =
+        segments.chain(content.checkpoints.keys().map(|&id| checkpoint::file_name(id))).collect();
     let names = storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
     let left = |name: &&String| {
         (name.starts_with("manifest.") && name.ends_with(".tmp"))
-            || (name.starts_with("segment-") && !named.contains(*name))
+            || ((name.starts_with("segment-") || name.starts_with("checkpoint-")) && !named.contains(*name))
     };
     names.iter().filter(left).for_each(|name| drop(storage.remove(name)));
     Ok(())
@@ -206,10 +210,38 @@ fn sealed_segments(manifest: &Manifest, faults: &Arc<Mutex<Vec<String>>>) -> Vec
     items.into_iter().map(|item| Arc::new(Sealed::new(item, facts, faults.clone()))).collect()
 }
 
-fn sealed_controls(storage: &Arc<dyn Storage>, options: &Options, sealed: &[Arc<Sealed>]) -> Result<Vec<Control>> {
+/// The checkpoints that can be used, ascending, and the control records that the newest one holds. A damaged one is passed over.
+fn open_checkpoints(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    faults: &Arc<Mutex<Vec<String>>>,
+) -> (Vec<Arc<Checkpoint>>, Vec<Control>) {
+    let mut items: Vec<_> = manifest.content.checkpoints.values().copied().collect();
+    items.sort_by_key(|item| item.lsn);
+    let (mut checkpoints, mut controls) = (Vec::new(), Vec::new());
+    for item in items {
+        match Checkpoint::open(storage, item) {
+            Ok((checkpoint, known)) => {
+                checkpoints.push(Arc::new(checkpoint));
+                controls = known;
+            }
+            Err(e) => faults.lock().push(format!("{}; the segments are asked instead", e.message)),
+        }
+    }
+    (checkpoints, controls)
+}
+
+/// Control records of the segments behind the newest checkpoint.
+fn sealed_controls(
+    storage: &Arc<dyn Storage>,
+    options: &Options,
+    sealed: &[Arc<Sealed>],
+    checkpoints: &[Arc<Checkpoint>],
+) -> Result<Vec<Control>> {
+    let known = checkpoints.last().map_or(0, |c| c.item.lsn.0);
     let files = Files::new(storage.clone(), options.files);
     let mut controls = Vec::new();
-    for segment in sealed {
+    for segment in sealed.iter().filter(|s| s.item.last_lsn.0 > known) {
         controls.extend(segment.controls(&files)?);
     }
     Ok(controls)

@@ -23,6 +23,8 @@ pub struct Options {
     pub segment_entries: usize,
     /// Bytes that one append takes from the ring at most, so that a large backlog is not one long append.
     pub batch_bytes: usize,
+    /// Sealed segments after which a checkpoint is written.
+    pub checkpoint_segments: usize,
     /// Open segment files.
     pub files: usize,
     pub maintenance: Maintenance,
@@ -37,6 +39,7 @@ impl Default for Options {
             segment_bytes: 64 << 20,
             segment_entries: SEGMENT_ENTRIES_MAX,
             batch_bytes: 4 << 20,
+            checkpoint_segments: 8,
             files: 256,
             maintenance: Maintenance::Thread,
         }

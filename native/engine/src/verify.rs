@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::index::checkpoint::{self, Builder};
 use crate::index::footer::{self, Site};
 use crate::index::sealed::Sealed;
 use crate::journal::batch::Meta;
-use crate::journal::manifest::Manifest;
+use crate::journal::manifest::{CheckpointItem, Manifest};
 use crate::journal::recover;
 use crate::journal::scan::{payload_is_intact, scan, Scan, Window};
 use crate::journal::segment::{check_header, file_name, OpenSegment, FIRST_BATCH};
@@ -45,6 +46,7 @@ impl Volume {
             self.verify_sealed(segment, &mut findings)?;
             done += segment.item.file_bytes;
         }
+        self.verify_checkpoints(&mut findings)?;
         self.verify_open(&mut findings)?;
         self.verify_names(&mut findings)?;
         progress(total, total)?;
@@ -102,6 +104,54 @@ impl Volume {
         Ok(())
     }
 
+    /// Checkpoints against the map that the segments give.
+    fn verify_checkpoints(&self, findings: &mut Vec<Finding>) -> Result<()> {
+        let items: Vec<CheckpointItem> = self.manifest.lock().content.checkpoints.values().copied().collect();
+        for item in items {
+            if let Some(what) = self.checkpoint_damage(&item)? {
+                let file = checkpoint::file_name(item.id);
+                findings.push(Finding { file, what, repairable: true, ..Finding::default() });
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoint_damage(&self, item: &CheckpointItem) -> Result<Option<String>> {
+        let name = checkpoint::file_name(item.id);
+        let io = |e: std::io::Error| Error::io("read", &name, &e);
+        let file = match self.storage.open(&name, false) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Some("it is missing".into())),
+            other => other.map_err(io)?,
+        };
+        let length = file.len().map_err(io)?;
+        if length != item.file_bytes {
+            return Ok(Some(format!("it has {length} bytes instead of {}", item.file_bytes)));
+        }
+        let mut bytes = vec![0u8; length as usize];
+        let got = file.read_at(&mut bytes, 0).map_err(io)?;
+        if got < bytes.len() || bytes.len() < PAGE as usize {
+            return Ok(Some("it ends early".into()));
+        }
+        if let Err(what) = checkpoint::check_header(&bytes, &self.id, item) {
+            return Ok(Some(what));
+        }
+        let tail = match checkpoint::read_tail(&*file, item) {
+            Ok(tail) => tail,
+            Err(e) if e.kind == Kind::Corrupt => return Ok(Some(e.message)),
+            Err(e) => return Err(e),
+        };
+        let mut builder = Builder::new(&self.id, item.id, item.nonce, 0, 0);
+        for row in &tail.rows {
+            let versions = self.index.collect_shard_anew(row.shard, item.lsn.0)?;
+            builder.push(row.shard, checkpoint::flatten(row.shard, versions, |segment| self.index.first_lsn(segment)));
+        }
+        let expected = builder.finish(item.lsn.0, &tail.controls);
+        let page = PAGE as usize;
+        let same = bytes[page..].iter().zip(&expected[page..]).take_while(|(a, b)| a == b).count();
+        let whole = same == bytes.len() - page && bytes.len() == expected.len();
+        Ok((!whole).then(|| format!("it differs from what the segments say, at offset {}", page + same)))
+    }
+
     /// Segments that are not sealed: what stands below the writer's end.
     fn verify_open(&self, findings: &mut Vec<Finding>) -> Result<()> {
         let published = Lsn(self.index.published());
@@ -138,7 +188,10 @@ impl Volume {
 
     fn verify_names(&self, findings: &mut Vec<Finding>) -> Result<()> {
         let manifest = self.manifest.lock();
-        let named: HashSet<String> = manifest.content.segments.keys().map(|&id| file_name(id)).collect();
+        let content = &manifest.content;
+        let segments = content.segments.keys().map(|&id| file_name(id));
+        let checkpoints = content.checkpoints.keys().map(|&id| checkpoint::file_name(id));
+        let named: HashSet<String> = segments.chain(checkpoints).collect();
         let names = self.storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
         let known = |name: &String| {
             named.contains(name)

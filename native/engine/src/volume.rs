@@ -9,9 +9,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::durable::Durability;
 use crate::error::{Error, Kind, Result};
 use crate::index::files::Files;
-use crate::index::map::Index;
-use crate::index::memtable::{Control, Memtable};
-use crate::index::sealed::Sealed;
+use crate::index::map::{Index, Parts};
+use crate::index::memtable::Control;
 use crate::journal::batch::RecordKind;
 use crate::journal::manifest::{Content, Manifest, SegmentItem};
 use crate::journal::recover;
@@ -249,10 +248,8 @@ impl Drop for Volume {
 /// Everything that opening found, ready to become a volume.
 pub(crate) struct Found {
     pub manifest: Manifest,
-    pub sealed: Vec<Arc<Sealed>>,
-    pub frozen: Vec<Arc<Memtable>>,
+    pub parts: Parts,
     pub controls: Vec<Control>,
-    pub faults: Arc<Mutex<Vec<String>>>,
     pub last_lsn: u64,
     pub next_lsn: u64,
     pub last_stamp: u64,
@@ -271,6 +268,7 @@ impl Found {
     ) -> Arc<Volume> {
         let Content { id, size, created, .. } = self.manifest.content;
         let files = Files::new(storage.clone(), options.files);
+        let faults = self.parts.faults.clone();
         let bounds = (options.ring_bytes, options.ring_requests);
         Arc::new(Volume {
             id,
@@ -280,14 +278,14 @@ impl Found {
             read_only,
             size: AtomicU64::new(size),
             manifest: Mutex::new(self.manifest),
-            index: Index::new(files, options.cache_bytes, self.sealed, self.frozen, self.last_lsn),
+            index: Index::new(files, options.cache_bytes, self.parts, self.last_lsn),
             ring: Ring::new(self.next_lsn, self.last_lsn, self.last_stamp, self.clock_epoch, bounds),
             writer: Mutex::new(None),
             spare: Mutex::new(None),
             durability: Durability::new(self.last_lsn),
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
-            faults: self.faults,
+            faults,
             controls: Mutex::new(self.controls),
             maintenance: Mutex::new(()),
             maintenance_wake: Arc::default(),

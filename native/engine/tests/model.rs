@@ -84,7 +84,14 @@ fn check_extents(volume: &Arc<Volume>, now: &[u8]) {
 }
 
 fn options(maintenance: Maintenance) -> Options {
-    Options { segment_bytes: 1 << 20, segment_entries: 2000, cache_bytes: 20_000, maintenance, ..Options::default() }
+    Options {
+        segment_bytes: 1 << 20,
+        segment_entries: 2000,
+        cache_bytes: 20_000,
+        checkpoint_segments: 2,
+        maintenance,
+        ..Options::default()
+    }
 }
 
 fn open(folder: &Path, maintenance: Maintenance) -> Arc<Volume> {
@@ -111,6 +118,7 @@ fn run(seed: u64, maintenance: Maintenance) {
         model.check(&volume);
         let looker = Volume::open_read_only(disk.clone(), None, options(Maintenance::Inline)).unwrap();
         model.check(&looker);
+        assert_eq!(looker.verify(&mut |_, _| Ok(())).unwrap(), []);
         assert_eq!(looker.faults(), Vec::<String>::new());
         assert!(Volume::open(disk.clone(), None, Options::default()).is_err(), "the lock holds");
         if round % 2 == 0 {
@@ -120,7 +128,10 @@ fn run(seed: u64, maintenance: Maintenance) {
         volume = open(folder.path(), maintenance);
         assert_eq!(volume.faults(), Vec::<String>::new());
         model.check(&volume);
+        assert_eq!(volume.verify(&mut |_, _| Ok(())).unwrap(), []);
     }
+    let names = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert!(names.into_iter().any(|name| name.starts_with("checkpoint-")));
     volume.close().unwrap();
 }
 

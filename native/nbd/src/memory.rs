@@ -183,10 +183,12 @@ impl Memory {
 
     /// The share that a payload of this length comes from.
     pub(crate) fn share_for(&self, bytes: usize) -> &Arc<Share> {
-        match bytes {
-            0..=SMALL_MAX => &self.small,
-            0..=MEDIUM_MAX => &self.medium,
-            _ => &self.large,
+        if bytes <= SMALL_MAX {
+            &self.small
+        } else if bytes <= MEDIUM_MAX {
+            &self.medium
+        } else {
+            &self.large
         }
     }
 

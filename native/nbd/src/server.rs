@@ -51,7 +51,7 @@ impl Totals {
     }
 }
 
-/// The transmission phase for many sessions: a fixed set of threads over epoll. Dropping it stops it.
+/// The transmission phase for many sessions: a fixed set of threads over epoll. Dropped without `stop`, its threads end on their own.
 pub struct Server {
     core: Arc<Core>,
     sessions_max: usize,
@@ -171,9 +171,7 @@ impl Server {
         while !registry.live.is_empty() {
             core.changed.wait(&mut registry);
         }
-        core.done.store(true, Relaxed);
-        core.reactor.ring();
-        core.changed.notify_all();
+        core.end_if_done(&registry);
         drop(registry);
         for thread in self.threads.lock().drain(..) {
             // A worker that panicked has nothing left to say.
@@ -183,8 +181,12 @@ impl Server {
 }
 
 impl Drop for Server {
+    /// Ends all as `stop` does, without waiting: whoever drops may hold what a callback waits for.
     fn drop(&mut self) {
-        self.stop(Duration::ZERO);
+        let registry = self.core.registry.lock();
+        self.core.stopping.store(true, Relaxed);
+        registry.live.values().for_each(|session| session.cut("server stopped"));
+        self.core.end_if_done(&registry);
     }
 }
 

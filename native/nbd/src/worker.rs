@@ -202,8 +202,18 @@ impl Core {
             let _ = catch_unwind(call);
         }
         session.over.store(true, Relaxed);
-        let _registry = self.registry.lock();
+        let registry = self.registry.lock();
         self.changed.notify_all();
+        self.end_if_done(&registry);
+    }
+
+    /// Lets the threads go once the server stops and the last session has ended.
+    pub(crate) fn end_if_done(&self, registry: &Registry) {
+        if self.stopping.load(Relaxed) && registry.live.is_empty() {
+            self.done.store(true, Relaxed);
+            self.reactor.ring();
+            self.changed.notify_all();
+        }
     }
 
     /// Cuts clients that owe progress for too long, until the server is done.

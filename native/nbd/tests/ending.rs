@@ -155,6 +155,25 @@ fn stop_ends_idle_half_done_and_deaf_sessions_alike() {
 }
 
 #[test]
+fn a_server_that_is_dropped_ends_its_sessions_without_waiting_for_them() {
+    let bench = Bench::new(4 * MIB);
+    let server = cdp_nbd::Server::new(Config::default()).unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let (free, wait) = std::sync::mpsc::channel::<()>();
+    let (say, ended) = std::sync::mpsc::channel();
+    let callback = Box::new(move |_: u64, reason: &str| {
+        // As a callback waits for a lock that the dropping thread has.
+        wait.recv().unwrap();
+        say.send(reason.to_owned()).unwrap();
+    });
+    server.attach(theirs.into(), Vec::new(), bench.export(), simple(), Some(callback)).unwrap();
+    drop(server);
+    free.send(()).unwrap();
+    assert_eq!(ended.recv().unwrap(), "server stopped");
+    assert_eq!(std::io::Read::read(&mut ours, &mut [0]).unwrap(), 0);
+}
+
+#[test]
 fn a_callback_that_panics_harms_nobody() {
     let bench = Bench::new(4 * MIB);
     for _ in 0..40 {

@@ -3,12 +3,13 @@
 //! Invariants: `published` is the largest LSN that lookups see, and records become visible in the order of their LSNs. A cached live
 //! leaf shows exactly `published`; a leaf of a view never changes. No lock is held while a footer is read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
+use super::checkpoint::{Checkpoint, SHARD_SECTORS};
 use super::files::Files;
 use super::leaf::{Leaf, Mapped};
 use super::memtable::Memtable;
@@ -45,6 +46,8 @@ struct Inner {
     frozen: Vec<Arc<Memtable>>,
     /// Sealed segments, ascending.
     sealed: Arc<Vec<Arc<Sealed>>>,
+    /// Ascending by LSN.
+    checkpoints: Arc<Vec<Arc<Checkpoint>>>,
     leaves: LruCache<(u64, u64), Leaf>,
     leaf_bytes: usize,
     published: u64,
@@ -54,11 +57,21 @@ struct Inner {
     shown_max: u64,
 }
 
+/// What opening found.
+#[derive(Default)]
+pub struct Parts {
+    pub sealed: Vec<Arc<Sealed>>,
+    pub frozen: Vec<Arc<Memtable>>,
+    pub checkpoints: Vec<Arc<Checkpoint>>,
+    pub faults: Arc<Mutex<Vec<String>>>,
+}
+
 pub struct Index {
     inner: Mutex<Inner>,
     first_lsns: RwLock<HashMap<u32, u64>>,
     pub files: Files,
     cache_bytes: usize,
+    faults: Arc<Mutex<Vec<String>>>,
 }
 
 /// What memory the cache holds.
@@ -69,13 +82,8 @@ pub struct CacheFacts {
 }
 
 impl Index {
-    pub fn new(
-        files: Files,
-        cache_bytes: usize,
-        sealed: Vec<Arc<Sealed>>,
-        frozen: Vec<Arc<Memtable>>,
-        published: u64,
-    ) -> Index {
+    pub fn new(files: Files, cache_bytes: usize, parts: Parts, published: u64) -> Index {
+        let Parts { sealed, frozen, checkpoints, faults } = parts;
         let first = |table: &Arc<Memtable>| (table.segment, table.first().map_or(published, |(lsn, _)| lsn));
         let first_lsns =
             sealed.iter().map(|s| (s.item.id.0, s.item.first_lsn.0)).chain(frozen.iter().map(first)).collect();
@@ -83,13 +91,14 @@ impl Index {
             active: Memtable::new(0),
             frozen,
             sealed: Arc::new(sealed),
+            checkpoints: Arc::new(checkpoints),
             leaves: LruCache::unbounded(),
             leaf_bytes: 0,
             published,
             moves: 0,
             shown_max: u64::MAX,
         };
-        Index { inner: Mutex::new(inner), first_lsns: RwLock::new(first_lsns), files, cache_bytes }
+        Index { inner: Mutex::new(inner), first_lsns: RwLock::new(first_lsns), files, cache_bytes, faults }
     }
 
     pub fn published(&self) -> u64 {
@@ -142,7 +151,8 @@ impl Index {
         inner.active.push(meta, u64::MAX, documents);
         inner.published = published;
         let segment = inner.active.segment;
-        let segment_lsn = inner.active.first().map_or(0, |(lsn, _)| lsn);
+        // What lookups take, also where the first batch of the segment failed.
+        let segment_lsn = self.first_lsn(segment);
         for placed in meta.placed().filter(|p| p.entry.kind.covers()) {
             let place = match placed.entry.kind {
                 crate::journal::batch::RecordKind::Data => Place::Data {
@@ -201,13 +211,11 @@ impl Index {
         let (sealed, frozen, upto, moves, shown_max) = {
             let inner = self.inner.lock();
             let upto = if let At::Lsn(lsn) = at { lsn } else { inner.published };
-            inner.active.collect(start, end, 0, upto, &mut versions);
+            inner.active.collect((start, end), &(0..=upto), &mut versions);
             (inner.sealed.clone(), inner.frozen.clone(), upto, inner.moves, inner.shown_max)
         };
-        frozen.iter().for_each(|table| table.collect(start, end, 0, upto, &mut versions));
-        for segment in sealed.iter().filter(|s| s.item.first_lsn.0 <= upto) {
-            segment.collect(&self.files, (start, end), upto, &mut versions)?;
-        }
+        frozen.iter().for_each(|table| table.collect((start, end), &(0..=upto), &mut versions));
+        self.collect_sealed(&sealed, (start, end), upto, &mut versions)?;
         let mut leaf = Leaf::default();
         self.paint(&mut leaf, number, versions, shown_max);
         let mut inner = self.inner.lock();
@@ -216,7 +224,7 @@ impl Index {
                 return Ok(false);
             }
             let mut newer = Vec::new();
-            inner.active.collect(start, end, upto, inner.published, &mut newer);
+            inner.active.collect((start, end), &(upto + 1..=inner.published), &mut newer);
             self.paint(&mut leaf, number, newer, shown_max);
         }
         leaf.shrink();
@@ -227,6 +235,95 @@ impl Index {
         }
         self.evict(&mut inner);
         Ok(true)
+    }
+
+    /// Appends what checkpoints and sealed segments say of `range`, which lies in one shard, at `upto`: the newest checkpoint's shard, and what came after it.
+    fn collect_sealed(
+        &self,
+        sealed: &[Arc<Sealed>],
+        range: (u64, u64),
+        upto: u64,
+        out: &mut Vec<Version>,
+    ) -> Result<()> {
+        let shard = range.0 / SHARD_SECTORS;
+        let mut base = 0;
+        let checkpoints = self.checkpoints();
+        for checkpoint in checkpoints.iter().rev().filter(|c| c.item.lsn.0 <= upto && c.has(shard)) {
+            match checkpoint.collect(range, out) {
+                Ok(()) => {
+                    base = checkpoint.item.lsn.0;
+                    break;
+                }
+                Err(fault) => self.note_fault(fault),
+            }
+        }
+        for segment in sealed.iter().filter(|s| s.item.last_lsn.0 > base && s.item.first_lsn.0 <= upto) {
+            segment.collect(&self.files, range, &(base + 1..=upto), out)?;
+        }
+        Ok(())
+    }
+
+    fn note_fault(&self, fault: String) {
+        let mut faults = self.faults.lock();
+        if !faults.contains(&fault) {
+            faults.push(fault);
+        }
+    }
+
+    pub fn checkpoints(&self) -> Arc<Vec<Arc<Checkpoint>>> {
+        self.inner.lock().checkpoints.clone()
+    }
+
+    pub fn add_checkpoint(&self, checkpoint: Arc<Checkpoint>) {
+        let mut inner = self.inner.lock();
+        let mut all = inner.checkpoints.to_vec();
+        all.push(checkpoint);
+        inner.checkpoints = Arc::new(all);
+    }
+
+    /// Every version of a shard that counts at `upto`, which is the end of a sealed segment; in no order.
+    pub fn collect_shard(&self, shard: u64, upto: u64) -> Result<Vec<Version>> {
+        let mut versions = Vec::new();
+        let range = (shard * SHARD_SECTORS, (shard + 1) * SHARD_SECTORS);
+        self.collect_sealed(&self.sealed(), range, upto, &mut versions)?;
+        Ok(versions)
+    }
+
+    /// The same without a look into any checkpoint.
+    pub fn collect_shard_anew(&self, shard: u64, upto: u64) -> Result<Vec<Version>> {
+        let mut versions = Vec::new();
+        let range = (shard * SHARD_SECTORS, (shard + 1) * SHARD_SECTORS);
+        for segment in self.sealed().iter().filter(|s| s.item.first_lsn.0 <= upto) {
+            segment.collect(&self.files, range, &(0..=upto), &mut versions)?;
+        }
+        Ok(versions)
+    }
+
+    /// Shards below `count` that sealed segments after `since` touch.
+    pub fn shards_touched(&self, since: u64, count: u64) -> Result<BTreeSet<u64>> {
+        let mut shards = BTreeSet::new();
+        for segment in self.sealed().iter().filter(|s| s.item.first_lsn.0 > since) {
+            segment.spans(&self.files, &mut |start, end| {
+                let last = ((end - 1) / SHARD_SECTORS).min(count - 1);
+                shards.extend(start / SHARD_SECTORS..=last);
+            })?;
+        }
+        Ok(shards)
+    }
+
+    /// Entries that sealed segments after `since` have in a shard; whole index blocks are counted, so it may be too many.
+    pub fn entries_since(&self, shard: u64, since: u64) -> Result<u64> {
+        const ENTRIES_A_BLOCK: u64 = 280;
+        let (start, end) = (shard * SHARD_SECTORS, (shard + 1) * SHARD_SECTORS);
+        let mut entries = 0;
+        for segment in self.sealed().iter().filter(|s| s.item.first_lsn.0 > since) {
+            segment.spans(&self.files, &mut |from, to| {
+                if from < end && start < to {
+                    entries += ENTRIES_A_BLOCK;
+                }
+            })?;
+        }
+        Ok(entries)
     }
 
     fn paint(&self, leaf: &mut Leaf, number: u64, mut versions: Vec<Version>, shown_max: u64) {
@@ -243,7 +340,7 @@ impl Index {
         }
     }
 
-    fn first_lsn(&self, segment: u32) -> u64 {
+    pub fn first_lsn(&self, segment: u32) -> u64 {
         self.first_lsns.read().get(&segment).copied().unwrap_or(0)
     }
 

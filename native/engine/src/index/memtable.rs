@@ -4,6 +4,7 @@
 //! many leaves (long zeros) hang on one list of their own.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 
 use super::{Place, Version, LEAF_SECTORS};
 use crate::journal::batch::{Meta, RecordKind};
@@ -193,11 +194,16 @@ impl Memtable {
         self.activity.values().copied()
     }
 
-    /// Appends every version that overlaps `start..end` (inside one leaf) with `after < LSN <= upto`, in no order.
-    pub fn collect(&self, start: u64, end: u64, after: u64, upto: u64, out: &mut Vec<Version>) {
+    /// Appends every version that overlaps `range` with an LSN in `lsns`, in no order.
+    pub fn collect(&self, (start, end): (u64, u64), lsns: &RangeInclusive<u64>, out: &mut Vec<Version>) {
+        if end > (start / LEAF_SECTORS + 1) * LEAF_SECTORS {
+            let wanted = |v: &Version| lsns.contains(&v.lsn) && v.overlaps(start, end);
+            out.extend(self.versions().filter(wanted));
+            return;
+        }
         let mut take = |index: u32| {
             let version = self.version(&self.items[index as usize]);
-            if version.lsn > after && version.lsn <= upto && version.overlaps(start, end) {
+            if lsns.contains(&version.lsn) && version.overlaps(start, end) {
                 out.push(version);
             }
         };

@@ -1,5 +1,7 @@
 //! A run: versions sorted by (start, LSN) in checked blocks of 4 KiB (docs/format.md, "Footer").
 
+use std::ops::RangeInclusive;
+
 use super::{Place, Version, LEAF_SECTORS};
 use crate::codec::*;
 use crate::error::{Error, Result};
@@ -172,8 +174,14 @@ pub struct Run {
 }
 
 impl Run {
-    /// Appends every version that overlaps `start..end` with `after < LSN <= upto`, in no order. `end - start` is at most a leaf. Corrupt, naming the block, if one is damaged.
-    pub fn collect(&self, file: &dyn File, range: (u64, u64), lsns: (u64, u64), out: &mut Vec<Version>) -> Result<()> {
+    /// Appends every version that overlaps `start..end` with an LSN in `lsns`, in no order. `end - start` is at most a leaf. Corrupt, naming the block, if one is damaged.
+    pub fn collect(
+        &self,
+        file: &dyn File,
+        range: (u64, u64),
+        lsns: &RangeInclusive<u64>,
+        out: &mut Vec<Version>,
+    ) -> Result<()> {
         let (start, end) = range;
         let narrow = &self.fences[..self.narrow as usize];
         // Blocks that begin before `end`, from the last one that begins a leaf before `start`.
@@ -182,7 +190,7 @@ impl Run {
         let blocks = (first..last.max(first)).chain(self.narrow as usize..self.fences.len());
         for block in blocks.filter(|&i| self.fences[i].start < end && start < self.fences[i].end) {
             let versions = self.read_block(file, block)?;
-            let wanted = |v: &Version| v.overlaps(start, end) && v.lsn > lsns.0 && v.lsn <= lsns.1;
+            let wanted = |v: &Version| v.overlaps(start, end) && lsns.contains(&v.lsn);
             out.extend(versions.into_iter().filter(wanted));
         }
         Ok(())

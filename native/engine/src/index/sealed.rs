@@ -1,5 +1,6 @@
 //! A sealed segment: what the manifest says of it, and its run, loaded when a lookup first needs it.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -33,14 +34,20 @@ impl Sealed {
         Sealed { item, volume, source: Mutex::new(None), faults }
     }
 
-    /// Appends every version that overlaps `range` with LSN <= `upto`, in no order.
-    pub fn collect(&self, files: &Files, range: (u64, u64), upto: u64, out: &mut Vec<Version>) -> Result<()> {
+    /// Appends every version that overlaps `range` with an LSN in `lsns`, in no order.
+    pub fn collect(
+        &self,
+        files: &Files,
+        range: (u64, u64),
+        lsns: &RangeInclusive<u64>,
+        out: &mut Vec<Version>,
+    ) -> Result<()> {
         let before = out.len();
         let source = self.source(files)?;
         let result = match &*source {
-            Source::Disk(run) => run.collect(&*files.get(self.item.id.0)?, range, (0, upto), out),
+            Source::Disk(run) => run.collect(&*files.get(self.item.id.0)?, range, lsns, out),
             Source::Memory(table) => {
-                table.collect(range.0, range.1, 0, upto, out);
+                table.collect(range, lsns, out);
                 Ok(())
             }
         };
@@ -48,12 +55,21 @@ impl Sealed {
             Err(e) if e.kind == Kind::Corrupt => {
                 out.truncate(before);
                 let table = self.rebuild(files, &e.message)?;
-                table.collect(range.0, range.1, 0, upto, out);
+                table.collect(range, lsns, out);
                 *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
                 Ok(())
             }
             other => other,
         }
+    }
+
+    /// Calls `see(start, end)` for the span of every index block, in sectors.
+    pub fn spans(&self, files: &Files, see: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        match &*self.source(files)? {
+            Source::Disk(run) => run.fences.iter().for_each(|fence| see(fence.start, fence.end)),
+            Source::Memory(table) => table.versions().for_each(|v| see(v.start, v.end())),
+        }
+        Ok(())
     }
 
     fn source(&self, files: &Files) -> Result<Arc<Source>> {

@@ -53,7 +53,7 @@ pub fn take<'a>(rest: &mut &'a [u8], tag: &[u8; 4], nonce: u64) -> Option<&'a [u
 }
 
 /// Rows of `N` words each; None where the body is not a whole number of rows.
-fn rows<const N: usize>(body: &[u8]) -> Option<impl Iterator<Item = [u64; N]> + '_> {
+pub fn rows<const N: usize>(body: &[u8]) -> Option<impl Iterator<Item = [u64; N]> + '_> {
     (body.len() % (8 * N) == 0).then(|| body.chunks_exact(8 * N).map(|row| std::array::from_fn(|i| u64_at(row, 8 * i))))
 }
 

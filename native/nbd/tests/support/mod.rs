@@ -83,6 +83,12 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.server.stop(Duration::ZERO);
+    }
+}
+
 pub fn simple() -> Mode {
     Mode::default()
 }
