@@ -20,6 +20,7 @@ from tests.format.writer_segment import (
     PAGE,
     SECTOR,
     VOID,
+    ZERO,
     Record,
     RunItem,
     SegmentWriter,
@@ -221,6 +222,7 @@ def checkpoint_file(
             by_shard.setdefault(at // SHARD_SECTORS, []).append((at, here, of_lsn, entry_start))
             at += here
     for shard, pieces in sorted(by_shard.items()):
+        out = out.ljust(round_up(len(out), PAGE), b"\0")
         items, table = _shard_items(volume, pieces)
         blocks, narrow = run_blocks(items, raw_nonce)
         blocks_offset = len(out)
@@ -229,8 +231,7 @@ def checkpoint_file(
         out = section(out, b"SEGS", b"".join(u64(segment) for segment in table), raw_nonce)
         out = section(out, b"FENC", b"".join(fence for _, fence in blocks), raw_nonce)
         rows += struct.pack("<QQIIQQ", shard, blocks_offset, narrow, len(blocks) - narrow, sections_offset, len(items))
-        out = out.ljust(round_up(len(out), PAGE), b"\0")
-    sections_offset = len(out)
+    sections_offset = round_up(len(out), 8)
     controls = [e for s in volume.segments for e in s.entries(lsn) if e.kind == CONTROL]
     out = section(out, b"SHRD", rows, raw_nonce)
     out = section(out, b"CTRL", controls_body((e.lsn, e.stamp, e.payload[4:]) for e in controls), raw_nonce)
@@ -243,14 +244,13 @@ def _shard_items(volume: VolumeWriter, pieces: list[tuple[int, int, int, int]]) 
     items = []
     for start, sectors, lsn, entry_start in pieces:
         segment, entry = entries[lsn, entry_start]
+        if entry.kind != DATA:  # zeros of several records are merged, so they have no LSN
+            items.append(RunItem(start, 0, ZERO, sectors, 0, 0, 0))
+            continue
         if segment not in table:
             table.append(segment)
-        skip = start - entry.start if entry.kind == DATA else 0
-        items.append(
-            RunItem(
-                start, lsn, entry.kind, sectors, table.index(segment), entry.offset, entry.stored, skip, entry.sectors
-            )
-        )
+        place = (table.index(segment), entry.offset, entry.stored)
+        items.append(RunItem(start, lsn, DATA, sectors, *place, start - entry.start, entry.sectors))
     return items, table
 
 

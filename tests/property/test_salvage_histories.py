@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from cdp.salvage.check import check_volume
 from cdp.salvage.volume import open_volume
 from cdp.salvage.when import Number, Time
-from tests.format.stores import SECOND, Modelled, restored
+from tests.format.stores import SECOND, Modelled, extents_at, restored
 from tests.format.writer import VolumeWriter
 from tests.format.writer_segment import PAGE, SECTOR, VOID_PART, Part, Record, control, data, trim, zero
 
@@ -50,8 +50,11 @@ def build(seed: int, steps: int) -> Modelled:
                 records.append(Record(stamp, _parts(draw)))
             synced = draw.random() < 0.4
             made.append(*records, sync=synced, flush=draw.random() < 0.3, fresh=draw.random() < 0.5)
-        elif what < 0.85:
+        elif what < 0.8:
             made.volume.idle()
+        elif what < 0.85:
+            sealed = made.volume.active.previous_lsn
+            made.volume.checkpoint(extents_at(made.volume, sealed), sealed)
         elif what < 0.93 or not made.stamps:
             made.volume.seal()
         else:
