@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::activity::Activity;
 use super::files::Files;
 use super::footer::{self, Footer};
-use super::memtable::{Activity, Control, Memtable};
+use super::memtable::{Control, Memtable};
 use super::run::Run;
 use super::sections::StampFence;
 use super::Version;
