@@ -108,6 +108,67 @@ fn a_living_neighbour_is_not_taken_for_dead() {
         assert_eq!(second.read(0, 3), b"one");
     }
     assert_eq!(first.read(0, 3), b"one");
+    // One that sends no more still waits for its replies.
+    let mut requests: Vec<u8> =
+        (0..20).flat_map(|cookie| request(false, 0, wire::CMD_READ, cookie, 0, 100 << 10)).collect();
+    requests.extend(request(false, 0, wire::CMD_FLUSH, 99, 0, 0));
+    first.send(&requests);
+    first.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(bench.client(simple()).read(0, 3), b"one");
+    (0..20).for_each(|cookie| assert_eq!(first.read_reply(cookie, 0, 100 << 10)[..3], *b"one"));
+    assert_eq!(first.outcome(99), 0);
+}
+
+#[test]
+fn over_tcp_a_successor_is_not_overtaken_either() {
+    let bench = Bench::new(4 * MIB);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connect = || {
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        (ours, theirs)
+    };
+    for round in 0..100u64 {
+        let (mut dying, theirs) = connect();
+        bench.server.attach(theirs.into(), Vec::new(), bench.export(), simple(), None).unwrap();
+        // Few enough to have arrived: what is still on its way when its client dies, no server can know of.
+        for cookie in 0..6 {
+            dying.write_all(&request(false, 0, wire::CMD_WRITE, cookie, 0, 4096)).unwrap();
+            dying.write_all(&[1; 4096]).unwrap();
+        }
+        drop(dying);
+        let mut successor = bench.client(simple());
+        assert_eq!(successor.write(0, 0, &[2; 4096]), 0);
+        while bench.server.totals().live > 1 {
+            std::thread::yield_now();
+        }
+        assert_eq!(successor.read(0, 4096), [2; 4096], "round {round}");
+        bench.server.disconnect(successor.id);
+    }
+}
+
+#[test]
+fn one_worker_shares_its_time_between_a_greedy_client_and_others() {
+    let bench = Bench::with(4 * MIB, Config { workers: 1, ..Config::default() });
+    let mut greedy = bench.client(simple());
+    let mut reader = greedy.stream.try_clone().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let many: Vec<u8> = (0..500).flat_map(|c| request(false, 0, wire::CMD_READ, c, 0, 512)).collect();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                greedy.send(&many);
+            }
+            greedy.send(&request(false, 0, wire::CMD_DISC, 0, 0, 0));
+        });
+        scope.spawn(|| std::io::copy(&mut reader, &mut std::io::sink()).unwrap());
+        let mut modest = bench.client(simple());
+        for round in 0..50 {
+            assert_eq!(modest.write(0, MIB, &[round; 4096]), 0);
+            assert_eq!(modest.read(MIB, 4096), [round; 4096]);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
 
 #[test]
