@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -55,6 +56,7 @@ class Settings:
 
 def run(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Busy if the store has a daemon already; Invalid or Io if a socket cannot be had."""
+    _allow_descriptors()
     catalog = Catalog(settings.store)
     catalog.ensure_store()
     with ExitStack() as stack:
@@ -145,6 +147,13 @@ async def _serve_control(
     settings.graceful_timeout = GRACE_SECONDS
     settings.loglevel = "WARNING"
     await serve_http(app, settings, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
+
+
+def _allow_descriptors() -> None:
+    """As many open files as the system lets us: sessions and segments take one each, and the usual soft limit is 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

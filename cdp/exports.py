@@ -23,6 +23,9 @@ from cdp.when import When, parse, relative, rfc3339
 if TYPE_CHECKING:
     from cdp import _native
 
+THREADS_MAX = 256
+"""More than there can be handshakes (cdp/nbd/server.py): however many wait for one slow volume, the others open at once."""
+
 _SCRATCH = re.compile(r"\+scratch(?:=(.*))?", re.DOTALL)
 _DESCRIPTION = re.compile(r"cdp volume ([0-9a-f]{32})(?:\b.*)?", re.DOTALL)
 
@@ -108,6 +111,9 @@ class StoreExports:
     """The exports of a store (`cdp.nbd.exports.Exports`)."""
 
     def __init__(self, catalog: Catalog, table: Table) -> None:
+        import trio  # noqa: PLC0415 (parsing a name needs no event loop)
+
+        self._threads = trio.CapacityLimiter(THREADS_MAX)
         self._catalog = catalog
         self._table = table
         self._lock = threading.Lock()
@@ -115,15 +121,15 @@ class StoreExports:
 
     async def names(self) -> list[tuple[str, str]]:
         """The volumes that can be served, and what they are."""
-        import trio  # noqa: PLC0415 (parsing a name needs no event loop)
+        import trio  # noqa: PLC0415
 
-        return await trio.to_thread.run_sync(self._names)
+        return await trio.to_thread.run_sync(self._names, limiter=self._threads)
 
     async def open(self, name: str) -> OpenExport:
         """Opens a volume or a view of it for one session."""
         import trio  # noqa: PLC0415
 
-        return await trio.to_thread.run_sync(self.open_now, name)
+        return await trio.to_thread.run_sync(self.open_now, name, limiter=self._threads)
 
     def open_now(self, name: str) -> OpenExport:
         """`open`, in the calling thread; waits."""

@@ -24,6 +24,7 @@ _KINDS: dict[int, type[CdpError]] = {
     errno.EBUSY: Busy,
     errno.EAGAIN: Busy,
     errno.ETXTBSY: Busy,
+    errno.EADDRINUSE: Busy,
 }
 
 

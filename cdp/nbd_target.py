@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from cdp import files
 from cdp.errors import Corrupt, Invalid, Io
 from cdp.store import Progress
 
@@ -103,16 +104,17 @@ class NbdCopy:
         self._handle.aio_pwrite(buffer, offset, completion=self._completed)
         self._pending += 1
 
-    def _completed(self, error: int) -> int:
+    def _completed(self, error: Any) -> int:
+        # libnbd gives a ctypes integer.
         self._pending -= 1
-        self._failure = self._failure or error
+        self._failure = self._failure or int(getattr(error, "value", error))
         return 1
 
     def _drain(self, pending_max: int) -> None:
         while self._pending > pending_max:
             self._handle.poll(-1)
         if self._failure:
-            raise Io(f"writing to {self._uri}: the server answered with error {self._failure}")
+            raise files.os_error(f"writing to {self._uri}", OSError(self._failure, ""))
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:

@@ -55,4 +55,9 @@ def _absolute(origin: str) -> str:
     # The daemon may do the work, and it stands in another folder.
     from cdp.origin import is_nbd_uri  # noqa: PLC0415
 
-    return origin if is_nbd_uri(origin) else os.path.abspath(origin)
+    path = origin if is_nbd_uri(origin) else os.path.abspath(origin)
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid(f"the origin {path!r} has a path that is no UTF-8, and cannot be recorded") from error
+    return path

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import human_bytes, human_time, print_json, print_table
+from cdp.cli.output import counted, human_bytes, human_time, print_json, print_table
 from cdp.facts import BookmarkFacts, EventFacts, LogFacts, MinuteFacts
 from cdp.when import parse
 
@@ -58,11 +58,11 @@ def describe(item: MinuteFacts | BookmarkFacts | EventFacts) -> str:
     match item:
         case MinuteFacts():
             parts = [
-                f"{item.data_records} writes ({human_bytes(item.raw_bytes)}, {human_bytes(item.stored_bytes)} stored)"
+                f"{counted(item.data_records, 'write')} ({human_bytes(item.raw_bytes)}, {human_bytes(item.stored_bytes)} stored)"
                 if item.data_records
                 else "",
-                f"{item.zero_records} zeroed or trimmed" if item.zero_records else "",
-                f"{item.flush_points} flush points" if item.flush_points else "",
+                counted(item.zero_records, "zeroing") if item.zero_records else "",
+                counted(item.flush_points, "flush point") if item.flush_points else "",
             ]
             return ", ".join(part for part in parts if part)
         case BookmarkFacts():

@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -66,6 +67,10 @@ for _name, _verb in _VERBS:
 
 def run(application: typer.Typer, name: str) -> None:
     """Runs a command line to its exit code. `name`: what it calls itself."""
+    for stream in (sys.stdout, sys.stderr):
+        # A path need not be text that the terminal knows: it is shown escaped, and is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         application(prog_name=name)
     except CdpError as error:

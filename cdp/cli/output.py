@@ -14,30 +14,38 @@ from cdp.when import rfc3339
 if TYPE_CHECKING:
     from cdp.store import Progress
 
-_PIPE_COLUMNS = 1 << 14
-"""In a pipe a table is as wide as it is: a cut name would be a wrong name."""
-
 
 def print_json(facts: Any) -> None:
     """The facts as one JSON document."""
-    print(json.dumps(document(facts), indent=2, ensure_ascii=False))
+    print(json.dumps(document(facts), indent=2))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """A table without lines. `right`: the columns to set flush right."""
-    from rich import box  # noqa: PLC0415 (slow to load; JSON needs none of it)
+    """A table, as wide as it is in a pipe: a cut name would be a wrong name. `right`: the columns to set flush right."""
+    if sys.stdout.isatty():
+        _print_for_people(headings, rows, right)
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        cells = (
+            cell.rjust(w) if n in right else cell.ljust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join(cells).rstrip())
+
+
+def _print_for_people(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
+    from rich import box  # noqa: PLC0415 (slow to load, and a pipe needs none of it)
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number in right else "left", overflow="fold")
     for row in rows:
         # Text, not str: a volume's path may hold what Rich takes for markup.
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    Console(highlight=False).print(table)
 
 
 def print_facts(facts: Mapping[str, str | None]) -> None:
@@ -59,6 +67,11 @@ def human_bytes(count: int | None) -> str:
         return f"{whole} {units[power]}"
     tenths = rest * 10 >> (10 * power)
     return f"{whole}.{tenths} {units[power]}"
+
+
+def counted(count: int, what: str) -> str:
+    """`1 write`, `2 writes`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def human_time(stamp: int | None) -> str:

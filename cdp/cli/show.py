@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import human_bytes, human_time, print_facts, print_json, print_table, warn
+from cdp.cli.output import counted, human_bytes, human_time, print_facts, print_json, print_table, warn
 from cdp.facts import InstantFacts, OriginFacts, ShowFacts
 
 
@@ -37,11 +37,11 @@ def _print(facts: ShowFacts) -> None:
             "created": None if it.created_stamp is None else human_time(it.created_stamp),
             "deleted": None if it.deleted_stamp is None else human_time(it.deleted_stamp),
             "origin": _origin(it.origin),
-            "served": f"yes, to {facts.uses} sessions" if facts.open else "no",
+            "served": f"yes, to {counted(facts.uses, 'session')}" if facts.open else "no",
             "oldest": _instant(facts.oldest),
             "latest": _instant(facts.latest),
             "durable": f"lsn:{status['durable_lsn']}" if "durable_lsn" in status else None,
-            "journal": f"{human_bytes(journal)} in {status.get('segments')} segments"
+            "journal": f"{human_bytes(journal)} in {counted(int(status.get('segments') or 0), 'segment')}"
             if isinstance(journal, int)
             else None,
             "poisoned": poisoned if isinstance(poisoned, str) else None,

@@ -51,7 +51,7 @@ class NewBookmark(_Body):
 
 def control_app(store: Store, health: Callable[[], HealthFacts]) -> FastAPI:
     """The ASGI application over a store."""
-    app = FastAPI(title="cdp", version=__version__)
+    app = FastAPI(title="cdp", version=__version__, generate_unique_id_function=lambda route: route.name.strip("_"))
     _answer_errors(app)
     _volume_routes(app, store)
     _history_routes(app, store)

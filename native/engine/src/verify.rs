@@ -93,6 +93,7 @@ impl Volume {
         self.check_header_page(&open, &mut check)?;
         let (table, tail_offset, scanned) = recover::sealed_walk(&open, item, &self.facts)?;
         check.scan(&scanned);
+        check.echoes(&scanned);
         check.gaps(&open, &scanned, item.last_lsn)?;
         let damaged_control = check.payloads(&open, &scanned, &self.facts, item.last_lsn)?;
         let io = |e: std::io::Error| Error::io("read", &file_name(item.id), &e);
@@ -230,6 +231,18 @@ impl Check<'_> {
         }
         for (at, _) in &scanned.bad_echoes {
             self.add_repairable(format!("an echo in or of the batch at offset {at} is damaged"));
+        }
+    }
+
+    /// Every batch with entries was written a second time, if a batch in a later page follows.
+    fn echoes(&mut self, scanned: &Scan) {
+        for (i, meta) in scanned.metas.iter().enumerate().filter(|(_, meta)| !meta.entries.is_empty()) {
+            let offset = u64::from(meta.header.offset);
+            let last_page = (offset + meta.header.meta_bytes() as u64 - 1) / PAGE;
+            let due = scanned.metas[i + 1..].iter().any(|later| u64::from(later.header.offset) / PAGE > last_page);
+            if due && !scanned.echoed.contains(&offset) {
+                self.add_repairable(format!("the echo of the batch at offset {offset} is missing"));
+            }
         }
     }
 

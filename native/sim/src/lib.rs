@@ -9,6 +9,7 @@
 //! - all else may be lost, kept, torn, garbled or reordered by a power cut, piece by piece;
 //! - garbage stays in the pages that were in flight.
 
+pub mod campaign;
 mod clock;
 mod fault;
 mod folder;
@@ -18,6 +19,7 @@ pub mod oracle;
 mod process;
 pub mod scenario;
 mod seed;
+pub mod story;
 
 pub use clock::Clock;
 pub use fault::{Call, Death, Fault, Op, EIO, ENOSPC};

@@ -21,6 +21,8 @@ enum Fate {
     Done,
     /// Failed, or cut off: both outcomes are right until one was seen.
     Open,
+    /// Failed, and seen to have left nothing.
+    Never,
 }
 
 #[derive(Clone, Debug)]
@@ -35,8 +37,12 @@ struct Record {
 pub struct Oracle {
     origin: Vec<u8>,
     records: Vec<Record>,
-    /// The largest LSN that any client may have seen.
-    handed_out: u64,
+    /// The largest LSN that anybody may have seen.
+    seen: u64,
+    /// The largest LSN that was admitted.
+    admitted: u64,
+    /// A request was replied to since the volume was opened: from then on views may show what was admitted.
+    running: bool,
     replied: u64,
     flushed: u64,
 }
@@ -44,7 +50,7 @@ pub struct Oracle {
 impl Oracle {
     /// `origin`: the state before the first record.
     pub fn new(origin: Vec<u8>) -> Oracle {
-        Oracle { origin, records: Vec::new(), handed_out: 0, replied: 0, flushed: 0 }
+        Oracle { origin, records: Vec::new(), seen: 0, admitted: 0, running: false, replied: 0, flushed: 0 }
     }
 
     pub fn size(&self) -> usize {
@@ -53,23 +59,28 @@ impl Oracle {
 
     /// A request got its LSN.
     pub fn admitted(&mut self, lsn: u64, change: Change) {
-        if self.records.last().is_some_and(|r| r.lsn == lsn && r.fate == Fate::Open && lsn > self.handed_out) {
-            self.records.pop(); // A refused request that turned out to have got no number.
+        // Refused requests that turn out to have got no number.
+        let admitted = self.admitted;
+        self.records.retain(|r| r.lsn < lsn || r.lsn <= admitted);
+        assert!(lsn > admitted, "LSN {lsn} was handed out, and {admitted} before it");
+        self.admitted = lsn;
+        if self.running {
+            self.seen = lsn;
         }
-        assert!(lsn > self.handed_out, "LSN {lsn} was handed out, and {} before it", self.handed_out);
-        self.handed_out = lsn;
         self.records.push(Record { lsn, change, fate: Fate::Pending });
     }
 
     /// A request was refused before its LSN was known: it may have got one.
     pub fn refused(&mut self, change: Change) {
-        let last = self.records.last().map_or(0, |r| r.lsn).max(self.handed_out);
+        let last = self.records.last().map_or(0, |r| r.lsn).max(self.admitted);
         self.records.push(Record { lsn: last + 1, change, fate: Fate::Open });
     }
 
     pub fn replied(&mut self, lsn: u64) {
         self.record(lsn).fate = Fate::Done;
         self.replied = self.replied.max(lsn);
+        self.running = true;
+        self.seen = self.admitted;
     }
 
     pub fn failed(&mut self, lsn: u64) {
@@ -89,17 +100,26 @@ impl Oracle {
         self.flushed
     }
 
-    pub fn handed_out(&self) -> u64 {
-        self.handed_out
-    }
-
     /// Every LSN that a record has, ascending.
     pub fn lsns(&self) -> Vec<u64> {
         self.records.iter().map(|r| r.lsn).collect()
     }
 
-    /// The process died: requests without a reply may have happened or not.
+    /// A clean stop: what was replied to is kept; numbers that nobody can have seen may be given again.
+    pub fn stopped(&mut self) {
+        self.running = false;
+        self.admitted = self.seen;
+    }
+
+    /// True if no outcome up to `lsn` is open.
+    pub fn is_settled(&self, lsn: u64) -> bool {
+        self.records.iter().all(|r| r.lsn > lsn || matches!(r.fate, Fate::Done | Fate::Never))
+    }
+
+    /// The process died: requests without a reply may have happened or not, and their numbers may be given again if nobody can
+    /// have seen them.
     pub fn crashed(&mut self) {
+        self.running = false;
         for record in self.records.iter_mut().filter(|r| r.fate == Fate::Pending) {
             record.fate = Fate::Open;
         }
@@ -113,45 +133,46 @@ impl Oracle {
         self.records.retain(|r| r.lsn <= head);
         self.replied = self.replied.min(head);
         self.flushed = self.flushed.min(head);
+        self.admitted = self.seen.max(head);
     }
 
-    /// Compares states with `read(lsn)`, in ascending order: those of the records that `wanted` picks, and of all
-    /// whose outcome is open. Returns the last state.
-    pub fn check(&mut self, wanted: impl Fn(usize, u64) -> bool, mut read: impl FnMut(u64) -> Vec<u8>) -> Vec<u8> {
+    /// Compares states up to `head` with `read(lsn)`, in ascending order: those of the records that `wanted` picks
+    /// (0: before the first), and of all whose outcome is open. `read` gives None for a number that no record has: right
+    /// for a request that failed, and only then. Returns the last state.
+    pub fn check(
+        &mut self,
+        head: u64,
+        wanted: impl Fn(usize, u64) -> bool,
+        mut read: impl FnMut(u64) -> Option<Vec<u8>>,
+    ) -> Vec<u8> {
         let mut now = self.origin.clone();
-        compare(0, &now, &read(0), "the state before the first record");
-        for (index, record) in self.records.iter_mut().enumerate() {
-            let before = (record.fate == Fate::Open).then(|| now.clone());
-            record.change.apply(&mut now);
-            if before.is_none() && !wanted(index, record.lsn) {
+        if wanted(0, 0) {
+            let seen = read(0).expect("LSN 0 is always there");
+            compare(0, &now, &seen, "the state before the first record");
+        }
+        for (index, record) in self.records.iter_mut().enumerate().take_while(|(_, r)| r.lsn <= head) {
+            if record.fate == Fate::Open {
+                record.settle(&mut now, read(record.lsn));
                 continue;
             }
-            let seen = read(record.lsn);
-            match before {
-                // Nothing is settled where both outcomes look the same.
-                Some(before) if before == now => {
-                    compare(record.lsn, &now, &seen, &format!("after a no-op of {:?}", record.change));
-                }
-                Some(before) if seen == before => {
-                    record.change = Change::Nothing;
-                    record.fate = Fate::Done;
-                    now = before;
-                }
-                _ => {
-                    compare(record.lsn, &now, &seen, &format!("after {:?}", record.change));
-                    if record.fate == Fate::Open {
-                        record.fate = Fate::Done;
-                    }
-                }
+            let seen_failed = record.fate == Fate::Pending && read(record.lsn).is_none();
+            if seen_failed {
+                continue; // Its client has not asked yet.
+            }
+            record.change.apply(&mut now);
+            if record.fate != Fate::Never && wanted(index, record.lsn) {
+                let seen =
+                    read(record.lsn).unwrap_or_else(|| panic!("no record has LSN {}, {:?}", record.lsn, record.change));
+                compare(record.lsn, &now, &seen, &format!("after {:?}", record.change));
             }
         }
         now
     }
 
-    /// The state of the records that were replied to; what is pending is not in it. Only right while nothing is open.
-    pub fn live(&self) -> Vec<u8> {
+    /// The state at an LSN: of the records up to it that were replied to.
+    pub fn state_at(&self, lsn: u64) -> Vec<u8> {
         let mut now = self.origin.clone();
-        for record in self.records.iter().filter(|r| r.fate == Fate::Done) {
+        for record in self.records.iter().filter(|r| r.fate == Fate::Done && r.lsn <= lsn) {
             record.change.apply(&mut now);
         }
         now
@@ -160,6 +181,28 @@ impl Oracle {
     fn record(&mut self, lsn: u64) -> &mut Record {
         let index = self.records.binary_search_by_key(&lsn, |r| r.lsn);
         &mut self.records[index.unwrap_or_else(|_| panic!("no record has LSN {lsn}"))]
+    }
+}
+
+impl Record {
+    /// Takes the outcome that `seen` shows for the one that counts from now on.
+    fn settle(&mut self, now: &mut Vec<u8>, seen: Option<Vec<u8>>) {
+        let before = now.clone();
+        self.change.apply(now);
+        match seen {
+            Some(seen) if seen != *now || before == *now => {
+                compare(self.lsn, &before, &seen, &format!("after {:?}, which failed or was cut off", self.change));
+                self.change = Change::Nothing;
+                self.fate = Fate::Done;
+                *now = before;
+            }
+            Some(_) => self.fate = Fate::Done,
+            None => {
+                self.change = Change::Nothing;
+                self.fate = Fate::Never;
+                *now = before;
+            }
+        }
     }
 }
 
@@ -220,14 +263,14 @@ mod tests {
     fn states_follow_the_lsns() {
         let states = [[0, 0, 0, 0], [1, 1, 0, 0], [1, 2, 2, 0]];
         let mut oracle = two_writes();
-        assert_eq!(oracle.check(|_, _| true, |lsn| states[lsn as usize].to_vec()), states[2]);
-        assert_eq!(oracle.live(), states[1]);
+        assert_eq!(oracle.check(9, |_, _| true, |lsn| Some(states[lsn as usize].to_vec())), states[2]);
+        assert_eq!(oracle.state_at(9), states[1], "the second has no reply yet");
     }
 
     #[test]
     #[should_panic(expected = "LSN 1, after write of 2 at 0: 1 bytes differ")]
     fn half_a_request_is_noticed() {
-        two_writes().check(|_, _| true, |lsn| if lsn == 0 { vec![0; 4] } else { vec![1, 0, 0, 0] });
+        two_writes().check(9, |_, _| true, |lsn| Some(if lsn == 0 { vec![0; 4] } else { vec![1, 0, 0, 0] }));
     }
 
     #[test]
@@ -236,10 +279,25 @@ mod tests {
             let mut oracle = two_writes();
             oracle.crashed();
             let end = if kept { vec![1, 2, 2, 0] } else { vec![1, 1, 0, 0] };
-            let read = |lsn| [vec![0; 4], vec![1, 1, 0, 0], end.clone()][lsn as usize].clone();
-            assert_eq!(oracle.check(|_, _| false, read), end);
-            assert_eq!(oracle.live(), end);
+            let read = |lsn| Some([vec![0; 4], vec![1, 1, 0, 0], end.clone()][lsn as usize].clone());
+            assert_eq!(oracle.check(9, |_, _| false, read), end);
+            assert_eq!(oracle.state_at(9), end);
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "LSN 3, after nothing")]
+    fn a_failed_request_that_was_seen_to_be_absent_stays_absent() {
+        let mut oracle = two_writes();
+        oracle.admitted(3, Change::Nothing);
+        oracle.failed(2);
+        let absent = |lsn| (lsn != 2).then(|| if lsn == 0 { vec![0; 4] } else { vec![1, 1, 0, 0] });
+        assert_eq!(oracle.check(9, |_, _| true, absent), [1, 1, 0, 0]);
+        oracle.check(
+            9,
+            |_, _| true,
+            |lsn| Some([vec![0; 4], vec![1, 1, 0, 0], vec![], vec![1, 2, 2, 0]][lsn as usize].clone()),
+        );
     }
 
     #[test]

@@ -151,7 +151,8 @@ impl Index {
         inner.active.push(meta, u64::MAX, documents);
         inner.published = published;
         let segment = inner.active.segment;
-        let segment_lsn = inner.active.first().map_or(0, |(lsn, _)| lsn);
+        // What lookups take, also where the first batch of the segment failed.
+        let segment_lsn = self.first_lsn(segment);
         for placed in meta.placed().filter(|p| p.entry.kind.covers()) {
             let place = match placed.entry.kind {
                 crate::journal::batch::RecordKind::Data => Place::Data {

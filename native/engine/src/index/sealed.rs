@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::activity::Activity;
 use super::files::Files;
 use super::footer::{self, Footer};
-use super::memtable::{Activity, Control, Memtable};
+use super::memtable::{Control, Memtable};
 use super::run::Run;
 use super::sections::StampFence;
 use super::Version;
@@ -124,7 +125,9 @@ impl Sealed {
             return self.table(files);
         };
         let end = fences.get(after).map_or(self.item.footer_offset, |f| f.offset);
-        let near = recover::table_between(&self.open(files)?, (begin.offset, end), self.item.last_lsn.0)?;
+        let last_lsn = fences.get(after).map_or(self.item.last_lsn.0, |f| f.first_lsn - 1);
+        let lsns = (begin.first_lsn, last_lsn);
+        let near = recover::table_between(&self.open(files)?, (begin.offset, end), lsns)?;
         near.map_or_else(|| self.table(files), Ok)
     }
 

@@ -116,8 +116,8 @@ pub fn sealed_walk(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -
     Ok((walk.table, walk.tail_offset, scan))
 }
 
-/// The records of batches that begin in `range`, for their stamps only; None where they are not all there.
-pub fn table_between(segment: &OpenSegment, range: (u64, u64), last_lsn: u64) -> Result<Option<Memtable>> {
+/// The records of batches that begin in `range`, for their stamps only; None unless they are exactly those from `lsns.0` to `lsns.1`.
+pub fn table_between(segment: &OpenSegment, range: (u64, u64), lsns: (u64, u64)) -> Result<Option<Memtable>> {
     let scan = scan_range(segment, range.0, range.1)?;
     let mut table = Memtable::new(segment.id.0);
     let mut previous: Option<u64> = None;
@@ -125,11 +125,12 @@ pub fn table_between(segment: &OpenSegment, range: (u64, u64), last_lsn: u64) ->
         if previous.is_some_and(|lsn| meta.header.previous_lsn != lsn) {
             return Ok(None);
         }
-        table.push(meta, last_lsn + 1, &mut std::iter::empty());
+        table.push(meta, lsns.1 + 1, &mut std::iter::empty());
         previous = Some(meta.last_lsn());
     }
-    let complete = scan.from_echo.is_empty() && scan.skipped.is_empty() && !table.is_empty();
-    Ok(complete.then_some(table))
+    let bounds = table.first().zip(table.last()).map(|(first, last)| (first.0, last.0));
+    let whole = bounds == Some(lsns) && scan.from_echo.is_empty() && scan.skipped.is_empty();
+    Ok(whole.then_some(table))
 }
 
 /// Names what is damaged; above the LSN known durable it is what a crash leaves.

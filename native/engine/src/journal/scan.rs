@@ -1,7 +1,7 @@
 //! Reading a segment from its batches: what recovery, verify and a rebuilt index stand on (docs/format.md, "Recovery of open
 //! segments").
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::journal::batch::{Header, Meta, Placed, ALIGN, HEADER_BYTES};
@@ -48,6 +48,8 @@ pub struct Scan {
     pub from_echo: Vec<(u64, u64)>,
     /// Offset and first LSN of batches that carry a damaged echo, or whose echo differs from them.
     pub bad_echoes: Vec<(u64, u64)>,
+    /// Offsets of the batches whose echo was read.
+    pub echoed: BTreeSet<u64>,
     /// Offsets at which something that is not a batch was passed over, with its length.
     pub skipped: Vec<(u64, u64)>,
     /// The largest durable LSN of any header or echo.
@@ -77,6 +79,7 @@ pub fn scan_range(segment: &OpenSegment, start: u64, end: u64) -> Result<Scan> {
         at = meta.header.next();
         scan.metas.push(meta);
     }
+    scan.echoed = echoes.keys().copied().collect();
     stand_in(&mut scan, echoes.into_iter().filter(|&(offset, _)| offset >= start).collect());
     scan.durable_lsn = scan.metas.iter().map(|m| m.header.durable_lsn).max().unwrap_or(0);
     Ok(scan)

@@ -1,0 +1,155 @@
+//! Promise 2, "acknowledged means kept": the power is cut, or the process killed, at every storage call of a scenario.
+//!
+//! What was flushed (power) or replied to (kill) is there; the journal is a prefix of the LSN order; every view is the
+//! state that it was; new requests get LSNs that nobody saw; and all of it again after a second death.
+
+use std::sync::Arc;
+
+use cdp_engine::storage::Storage;
+use cdp_engine::Volume;
+use cdp_sim::campaign::{calls, cuts, seeds, Case};
+use cdp_sim::scenario::{draw, Step};
+use cdp_sim::story::{small_options, Depth, Story, VOLUME_BYTES};
+use cdp_sim::{Death, Restart};
+
+const STEPS: usize = 70;
+
+/// The scenario without a death: its first and the last change after it.
+fn rehearse(seed: u64) -> (Vec<Step>, std::ops::Range<u64>) {
+    let steps = draw(seed, STEPS, VOLUME_BYTES);
+    let mut story = Story::begin(seed);
+    let first = story.machine.changes() + 1;
+    story.run(&steps);
+    story.close();
+    (steps, first..story.machine.changes() + 1)
+}
+
+/// The story up to its end at `call`.
+fn die(seed: u64, steps: &[Step], call: u64, death: Death) -> Story {
+    let mut story = Story::begin(seed);
+    story.machine.die_at(call, death);
+    story.run(steps);
+    story.close();
+    assert_eq!(story.machine.died(), Some(death), "call {call} is never made");
+    story.lose_process();
+    story
+}
+
+/// Another end of the same story.
+fn again(story: &Story) -> Story {
+    Story::on(story.machine.fork(), story.oracle.clone())
+}
+
+/// What a power cut may leave: the two extremes, then whatever the seed says.
+fn power(cut: u64, call: u64) -> Restart {
+    match cut {
+        0 => Restart::AllLost,
+        1 => Restart::AllKept,
+        _ => Restart::Power(cut * 1000 + call),
+    }
+}
+
+#[test]
+fn a_scenario_without_a_death_keeps_every_state() {
+    for seed in seeds(12) {
+        let _case = Case { test: "crash a_scenario", seed, call: 0, cut: 0 };
+        let mut story = Story::begin(seed);
+        story.go_on(seed, 3 * STEPS);
+        story.commit(true, seed);
+        story.check(Depth::Every, seed);
+        story.reopen();
+        story.check(Depth::Every, seed);
+    }
+}
+
+#[test]
+fn a_power_cut_at_every_call() {
+    for seed in seeds(2) {
+        let (steps, range) = rehearse(seed);
+        for call in calls(range, 1, seed) {
+            let dead = die(seed, &steps, call, Death::Power);
+            for cut in cuts(5) {
+                let _case = Case { test: "crash a_power_cut", seed, call, cut };
+                let mut story = again(&dead);
+                let floor = story.oracle.last_flushed();
+                story.recover(power(cut, call), floor);
+                story.check(if cut < 3 { Depth::OneIn(9) } else { Depth::OneIn(31) }, call);
+                survive_a_second_cut(&mut story, call, cut);
+            }
+        }
+    }
+}
+
+fn survive_a_second_cut(story: &mut Story, call: u64, cut: u64) {
+    story.go_on(call * 7 + cut, 12);
+    let floor = story.oracle.last_flushed();
+    story.lose_process();
+    story.recover(power(4 - cut.min(4), call + 1), floor);
+    story.check(Depth::OneIn(31), call);
+    story.go_on(call, 3);
+}
+
+#[test]
+fn kill_at_every_call() {
+    for seed in seeds(2) {
+        let (steps, range) = rehearse(seed + 100);
+        for call in calls(range, 1, seed) {
+            let dead = die(seed + 100, &steps, call, Death::Kill);
+            for cut in cuts(2) {
+                let _case = Case { test: "crash kill_at", seed, call, cut };
+                let mut story = again(&dead);
+                let floor = story.oracle.last_replied();
+                story.recover(Restart::Process, floor);
+                story.check(Depth::OneIn(9), call);
+                // What recovery found only in the page cache must not be lost under what is flushed later.
+                survive_a_second_cut(&mut story, call, 4 * cut);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cut_while_recovering() {
+    let mut deaths = 0;
+    for seed in seeds(2) {
+        let (steps, range) = rehearse(seed + 200);
+        for call in calls(range, 23, seed) {
+            for death in [Death::Power, Death::Kill] {
+                let dead = die(seed + 200, &steps, call, death);
+                let mut dying = 1;
+                while dies_in_recovery(&dead, death, seed, call, dying) {
+                    dying += 1;
+                }
+                deaths += dying - 1;
+            }
+        }
+    }
+    assert!(deaths > 50, "hardly any recovery changes anything");
+}
+
+/// The `dying`-th change of the recovery is its last; false if it makes fewer.
+fn dies_in_recovery(dead: &Story, death: Death, seed: u64, call: u64, dying: u64) -> bool {
+    let _case = Case { test: "crash a_cut_while", seed, call, cut: dying };
+    let mut story = again(dead);
+    let (restart, floor) = match death {
+        Death::Power => (power(dying % 5, call), story.oracle.last_flushed()),
+        Death::Kill => (Restart::Process, story.oracle.last_replied()),
+    };
+    story.machine.restart(restart);
+    story.machine.die_at(story.machine.changes() + dying, death);
+    let storage: Arc<dyn Storage> = story.machine.boot();
+    let opened = Volume::open(storage, None, small_options());
+    if story.machine.died().is_none() {
+        return false;
+    }
+    drop(opened);
+    let restart = if death == Death::Kill { restart } else { power((dying + 2) % 7, call) };
+    story.recover(restart, floor);
+    story.check(Depth::OneIn(31), call);
+    story.go_on(call, 6);
+    let floor = story.oracle.last_flushed();
+    story.lose_process();
+    story.recover(Restart::AllLost, floor);
+    story.check(Depth::OneIn(31), call);
+    true
+}

@@ -1,0 +1,179 @@
+//! Faults that a process survives: failed syncs, short writes, EIO and a full disk at every storage call.
+//!
+//! Errors are clean, nothing that a successful flush covered is lost, and after a failed flush the volume accepts nothing
+//! more, while what is durable can still be read.
+
+use cdp_engine::{Kind, Lsn};
+use cdp_sim::campaign::{calls, cuts, seeds, Case};
+use cdp_sim::scenario::{draw, Step};
+use cdp_sim::story::{Depth, Story, VOLUME_BYTES};
+use cdp_sim::{Call, Fault, Op, Restart, EIO, ENOSPC};
+
+const STEPS: usize = 60;
+
+/// The steps, the number of the first change and of the first look, and every change behind them.
+struct Rehearsal {
+    steps: Vec<Step>,
+    first_change: u64,
+    looks: std::ops::Range<u64>,
+    trace: Vec<Call>,
+}
+
+fn rehearse(seed: u64) -> Rehearsal {
+    let steps = draw(seed, STEPS, VOLUME_BYTES);
+    let mut story = Story::begin(seed);
+    let (first_change, first_look) = (story.machine.changes() + 1, story.machine.looks() + 1);
+    story.run(&steps);
+    story.close();
+    let trace = story.machine.trace().split_off(first_change as usize - 1);
+    Rehearsal { steps, first_change, looks: first_look..story.machine.looks() + 1, trace }
+}
+
+/// How each kind of call can fail.
+fn fitting(op: Op) -> &'static [Fault] {
+    match op {
+        Op::Sync => &[Fault::SyncHides, Fault::SyncDrops, Fault::Belated(EIO), Fault::Refuse(EIO)],
+        Op::Write => &[Fault::Short(ENOSPC), Fault::Short(EIO), Fault::Refuse(ENOSPC), Fault::Belated(EIO)],
+        Op::Create => &[Fault::Refuse(ENOSPC), Fault::Belated(EIO)],
+        _ => &[Fault::Refuse(EIO), Fault::Belated(EIO)],
+    }
+}
+
+/// Runs the steps, and closes the volume if the change was not made before.
+fn run_to(story: &mut Story, steps: &[Step], change: u64) {
+    story.run(steps);
+    if story.machine.changes() < change {
+        story.close();
+    }
+}
+
+/// What holds after any fault, in the process that met it and in the ones after it.
+fn settle(story: &mut Story, call: u64, cut: u64) {
+    if story.is_open() {
+        story.check_durable(call);
+        refuses_after_a_failed_flush(story);
+    }
+    story.machine.heal();
+    let floor = story.oracle.last_flushed();
+    story.lose_process();
+    let restart = [Restart::AllLost, Restart::Process, Restart::Power(call)][cut as usize % 3];
+    story.recover(restart, floor);
+    story.tolerant = false;
+    story.shaky_reads = false;
+    story.check(Depth::OneIn(9), call);
+    story.go_on(call, 10);
+    let floor = story.oracle.last_flushed();
+    story.lose_process();
+    story.recover(Restart::AllLost, floor);
+    story.check(Depth::OneIn(31), call);
+}
+
+fn refuses_after_a_failed_flush(story: &Story) {
+    if !story.failures.iter().any(|f| f.what == "flush" || f.what == "sync_to") {
+        return;
+    }
+    let volume = story.volume();
+    let error =
+        volume.write(0, &[1; 512]).and_then(|lsn| volume.commit(lsn)).expect_err("a write after a failed flush");
+    assert_eq!(error.kind, Kind::Poisoned, "{error}");
+    assert!(volume.flush().is_err(), "a flush after a failed flush");
+}
+
+#[test]
+fn a_fault_at_every_change() {
+    for seed in seeds(1) {
+        let rehearsal = rehearse(seed + 300);
+        let first = rehearsal.first_change;
+        for call in calls(first..first + rehearsal.trace.len() as u64, 1, seed) {
+            let made = &rehearsal.trace[(call - first) as usize];
+            for cut in cuts(2 * fitting(made.op).len() as u64) {
+                let _case = Case { test: "faults a_fault_at", seed, call, cut };
+                let mut story = Story::begin(seed + 300);
+                story.tolerant = true;
+                let fault = fitting(made.op)[cut as usize / 2];
+                story.machine.fail_change(call, fault, cut % 2 == 1);
+                run_to(&mut story, &rehearsal.steps, call);
+                settle(&mut story, call, cut);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flush_whose_sync_failed_is_an_error_and_ends_the_writing() {
+    let mut poisoned = 0;
+    for seed in seeds(1) {
+        let rehearsal = rehearse(seed + 300);
+        let first = rehearsal.first_change;
+        for call in calls(first..first + rehearsal.trace.len() as u64, 1, seed) {
+            let made = &rehearsal.trace[(call - first) as usize];
+            if made.op != Op::Sync || !made.name.starts_with("segment") || is_new(&rehearsal.trace, call - first) {
+                continue;
+            }
+            let _case = Case { test: "faults a_flush_whose", seed, call, cut: 0 };
+            let mut story = Story::begin(seed + 300);
+            story.tolerant = true;
+            story.machine.fail_change(call, Fault::SyncHides, false);
+            run_to(&mut story, &rehearsal.steps, call);
+            poisoned += u64::from(story.failures.iter().any(|f| f.what == "flush"));
+            assert!(!story.failures.is_empty(), "a failed sync of {} went by in silence", made.name);
+        }
+    }
+    assert!(poisoned > 0, "no flush met a failed sync");
+}
+
+/// A file whose first sync fails is thrown away before it holds anything.
+fn is_new(trace: &[Call], sync: u64) -> bool {
+    let before = &trace[(sync as usize).saturating_sub(2)..sync as usize];
+    before.iter().any(|call| call.op == Op::Create)
+}
+
+#[test]
+fn an_error_at_every_look() {
+    for seed in seeds(1) {
+        let rehearsal = rehearse(seed + 400);
+        for call in calls(rehearsal.looks, 3, seed) {
+            for cut in cuts(2) {
+                let _case = Case { test: "faults an_error_at", seed, call, cut };
+                let mut story = Story::begin(seed + 400);
+                story.tolerant = true;
+                story.shaky_reads = true;
+                story.machine.fail_look(call, Fault::Refuse(EIO), cut == 1);
+                story.run(&rehearsal.steps);
+                story.machine.heal();
+                settle(&mut story, call, cut);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fills_and_grows() {
+    let mut filled = 0;
+    for seed in seeds(40) {
+        let _case = Case { test: "faults a_disk_that", seed, call: 0, cut: 0 };
+        let mut story = Story::begin(seed + 500);
+        story.tolerant = true;
+        let room = (seed * 4) % 160 * 4096;
+        story.machine.set_capacity(Some(story.machine.used() + room));
+        story.run(&draw(seed, STEPS, VOLUME_BYTES));
+        let full = !story.failures.is_empty();
+        story.machine.set_capacity(None);
+        if story.is_open() {
+            story.check_durable(seed);
+            let poisoned = story.failures.iter().any(|f| f.kind == Kind::Poisoned);
+            assert!(!poisoned, "a full disk is no failed sync: {:?}", story.failures);
+            let volume = story.volume().clone();
+            let lsn = volume.write(5, b"there is room again").expect("admitted");
+            volume.commit(Lsn(lsn.0)).expect("a write once there is room again");
+            volume.flush().expect("a flush once there is room again");
+            let data = b"there is room again".to_vec();
+            story.oracle.admitted(lsn.0, cdp_sim::oracle::Change::Write { offset: 5, data });
+            story.oracle.replied(lsn.0);
+            story.oracle.flushed(lsn.0);
+        }
+        filled += u64::from(full);
+        settle(&mut story, seed, seed);
+    }
+    assert!(filled > 0, "no disk was ever full");
+}
