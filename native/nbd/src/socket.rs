@@ -77,3 +77,37 @@ impl AsFd for Socket {
         self.fd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    fn is_abandoned(socket: &Socket) -> bool {
+        socket.is_abandoned(sys::peers(&[socket.as_fd()]).unwrap()[0])
+    }
+
+    #[test]
+    fn a_unix_peer_is_gone_when_it_has_closed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let socket = Socket::new(ours.into()).unwrap();
+        assert!(!is_abandoned(&socket));
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert!(!is_abandoned(&socket));
+        drop(theirs);
+        assert!(is_abandoned(&socket));
+    }
+
+    #[test]
+    fn a_tcp_peer_is_gone_when_it_sends_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = Socket::new(listener.accept().unwrap().0.into()).unwrap();
+        assert!(!is_abandoned(&socket));
+        drop(theirs);
+        while !is_abandoned(&socket) {
+            std::thread::yield_now();
+        }
+    }
+}
