@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -87,7 +88,8 @@ class _Daemon:
 
     async def main(self) -> list[CdpError]:
         """The daemon's life; what closing the volumes met."""
-        app = control_app(self._store, self._health)
+        stopping = threading.Event()
+        app = control_app(self._store, self._health, stopping)
         stop_control = trio.Event()
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
@@ -99,6 +101,7 @@ class _Daemon:
                     log.info("stopping: %s", signal.Signals(number).name)
                     break
                 accepting.cancel()
+                stopping.set()
                 stop_control.set()
                 await trio.to_thread.run_sync(partial(self._native.stop, GRACE_SECONDS))
             return await trio.to_thread.run_sync(self._table.close)

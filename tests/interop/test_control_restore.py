@@ -15,7 +15,7 @@ from tests.rig.cdp import Cdp, environment
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
 from tests.rig.disk import get, put
-from tests.rig.process import run
+from tests.rig.process import SECONDS_MAX, run
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -112,8 +112,12 @@ def nbdkit(*words: str) -> Iterator[str]:
         yield server.stdout.readline().strip()
     finally:
         server.stdin.close()
-        server.wait()
-        server.stdout.close()
+        try:
+            server.wait(SECONDS_MAX)
+        finally:
+            server.kill()
+            server.wait()
+            server.stdout.close()
 
 
 @pytest.mark.parametrize(
