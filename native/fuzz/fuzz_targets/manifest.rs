@@ -34,14 +34,14 @@ fn two_copies(bytes: &[u8]) {
     machine.replace("manifest.0", bytes);
     machine.replace("manifest.1", bytes);
     let storage: Arc<dyn Storage> = machine.boot();
-    let Ok((mut manifest, _)) = Manifest::load(Arc::clone(&storage)) else {
+    let Ok((mut manifest, _)) = Manifest::load(Arc::clone(&storage), None) else {
         return;
     };
     if manifest.content.generation == u64::MAX {
         return; // No writer lives that long.
     }
     manifest.rewrite().expect("a sound disk writes");
-    let (again, notes) = Manifest::load(storage).expect("what was just written");
+    let (again, notes) = Manifest::load(storage, None).expect("what was just written");
     assert_eq!(again.content, manifest.content);
     assert!(notes.damage.is_empty() && !notes.must_rewrite);
 }

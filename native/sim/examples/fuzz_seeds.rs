@@ -21,7 +21,7 @@ fn main() -> std::io::Result<()> {
         save(&folder, "manifest", seed, &story.machine.contents("manifest.0").unwrap_or_default())?;
         assert!(story.close());
         let storage: Arc<dyn Storage> = story.machine.boot();
-        let (manifest, _) = Manifest::load(storage).expect("a whole manifest");
+        let (manifest, _) = Manifest::load(storage, None).expect("a whole manifest");
         let Some(item) = manifest.content.segments.values().find(|item| item.sealed) else {
             continue;
         };
