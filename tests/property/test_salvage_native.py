@@ -5,8 +5,6 @@ independent writer wrote, also with a torn tail.
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +17,7 @@ from cdp.errors import Corrupt
 from cdp.salvage.check import check_volume
 from cdp.salvage.volume import Volume, open_volume
 from cdp.salvage.when import Time
-from tests.format.native_history import SIZE, lay_volume, run
+from tests.format.native_history import SIZE, lay_volume, run, run_and_be_killed
 from tests.format.stores import Modelled, restored
 from tests.format.writer_segment import PAGE, SECTOR
 from tests.property.test_salvage_histories import build, tear
@@ -89,26 +87,14 @@ def test_both_read_what_the_engine_wrote(seed: int, steps: list[int]) -> None:
 def test_both_read_what_a_killed_engine_left(seed: int, steps: int, more: int) -> None:
     with tempfile.TemporaryDirectory() as base:
         folder = lay_volume(Path(base, "store"), time.time_ns())
-        words = [sys.executable, "-m", "tests.format.native_history", str(folder), str(seed), str(steps)]
-        died = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert died.returncode == -9, died.stderr
-        state, states = _replay(base, seed, steps)
-        assert sorted(states)[1:] == [int(lsn) for lsn in died.stdout.split()]
+        state = bytearray(SIZE)
+        states = {0: bytes(state)} | run_and_be_killed(folder, state, seed, steps)
         assert not check_volume(folder).damaged
         _both_read(folder, states)
         volume, later = run(folder, state, seed + 1, more)
         volume.close()
         _both_read(folder, states | later)  # and the event that tells of the recovery
         _clean(folder)
-
-
-def _replay(base: str, seed: int, steps: int) -> tuple[bytearray, dict[int, bytes]]:
-    """The model of the history that the killed process ran, from a second run of it."""
-    state = bytearray(SIZE)
-    states = {0: bytes(state)}
-    volume, more = run(lay_volume(Path(base, "again"), time.time_ns()), state, seed, steps)
-    volume.close()
-    return state, states | more
 
 
 @settings(max_examples=12)
