@@ -73,7 +73,7 @@ class Volume:
         """(LSN, stamp, JSON) of every control record, ascending."""
 
     def activity(self, since_lsn: int, until_lsn: int) -> list[tuple[int, int, int, int, int]]:
-        """(minute since 1970, data records, zero and trim records, raw bytes, stored bytes), ascending; whole segments at the borders may be counted by record."""
+        """(minute since 1970, data records, zero and trim records, raw bytes, stored bytes), of the records after `since_lsn` up to `until_lsn`, ascending."""
 
     def flush_points(self, since_lsn: int, until_lsn: int) -> list[int]: ...
     def faults(self) -> list[str]:

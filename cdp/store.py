@@ -20,7 +20,7 @@ from typing import Protocol
 from cdp import files, timeline
 from cdp.catalog import Catalog, Damaged, Entry
 from cdp.description import SECTOR, Description, Origin
-from cdp.errors import CdpError, Invalid
+from cdp.errors import CdpError, Corrupt, Invalid, Io, NotFound
 from cdp.facts import (
     BookmarkFacts,
     FindingFacts,
@@ -202,7 +202,8 @@ class LocalStore:
         try:
             with self.opener.looking(entry) as opened:
                 found += [_finding(entry, finding) for finding in opened.native.verify(progress)]
-        except CdpError as error:
+        except (Corrupt, Invalid, NotFound, Io) as error:
+            # It could not even be opened, or read to its end.
             found.append(FindingFacts(str(entry.folder), str(error)))
         return tuple(found)
 

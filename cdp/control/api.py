@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 
 from cdp import __version__, when
 from cdp.control.wire import PREFIX, to_answer
-from cdp.errors import CdpError, Invalid, NotFound
+from cdp.errors import CdpError, Closed, Invalid, NotFound
 from cdp.facts import BookmarkFacts, HealthFacts, InstantFacts, LogFacts, ShowFacts, VolumeFacts
 from cdp.store import Store
 
@@ -49,12 +49,13 @@ class NewBookmark(_Body):
     force: bool = False
 
 
-def control_app(store: Store, health: Callable[[], HealthFacts]) -> FastAPI:
-    """The ASGI application over a store."""
+def control_app(store: Store, health: Callable[[], HealthFacts], stopping: threading.Event) -> FastAPI:
+    """The ASGI application over a store. `stopping`: once set, long work ends with Closed."""
     app = FastAPI(title="cdp", version=__version__, generate_unique_id_function=lambda route: route.name.strip("_"))
     _answer_errors(app)
     _volume_routes(app, store)
     _history_routes(app, store)
+    _verify_route(app, store, stopping)
 
     @app.get(f"{PREFIX}/health")
     def _health() -> HealthFacts:
@@ -110,17 +111,19 @@ def _history_routes(app: FastAPI, store: Store) -> None:
     def _remove_bookmark(volume: str, name: str) -> BookmarkFacts:
         return store.remove_bookmark(volume, name)
 
+
+def _verify_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:
     @app.post(f"{PREFIX}/volumes/{{volume}}/verify")
     def _verify(volume: str) -> StreamingResponse:
         """Lines of JSON: `{"done", "total"}` in bytes, again and again, then `{"findings"}`, or an error."""
-        return StreamingResponse(_verification(store, volume), media_type="application/x-ndjson")
+        return StreamingResponse(_verification(store, volume, stopping), media_type="application/x-ndjson")
 
 
 class _GoneError(Exception):
     """The client no longer listens."""
 
 
-def _verification(store: Store, volume: str) -> Iterator[str]:
+def _verification(store: Store, volume: str, stopping: threading.Event) -> Iterator[str]:
     # The newest progress counts: a client that reads slowly gets fewer lines, and the queue stays short.
     lines: queue.Queue[dict[str, object] | None] = queue.Queue()
     gone = threading.Event()
@@ -128,6 +131,8 @@ def _verification(store: Store, volume: str) -> Iterator[str]:
     def progress(done: int, total: int) -> None:
         if gone.is_set():
             raise _GoneError
+        if stopping.is_set():
+            raise Closed("the daemon is stopping")
         if lines.empty():
             lines.put({"done": done, "total": total})
 

@@ -48,13 +48,13 @@ class Expected:
         self.first = self.first or entry
         self.last = entry
         self.entries += 1
+        minute = self.minutes.setdefault(entry.stamp // _MINUTE_NS, [0, 0, 0, 0])
         if entry.kind in (VOID, CONTROL):
             return
         offset = entry.offset if entry.kind == DATA else 0
         self.run.append(
             RunEntry(entry.start, entry.lsn, entry.kind, entry.sectors, 0, offset, entry.stored, 0, entry.sectors)
         )
-        minute = self.minutes.setdefault(entry.stamp // _MINUTE_NS, [0, 0, 0, 0])
         if entry.kind == DATA:
             minute[0] += new_record
             minute[2] += entry.sectors * SECTOR

@@ -145,9 +145,9 @@ def _compare_sections(index: IndexFile, stored: dict[bytes, bytes], item: Segmen
 
 
 def _wanted(item: SegmentItem, expected: Expected) -> Iterator[tuple[bytes, Callable[[bytes], list[Any]], list[Any]]]:
-    yield b"SEGS", sections.words, [item.id]
     if expected.lost:
         return
+    yield b"SEGS", sections.words, [item.id] if any(entry.kind == DATA for entry in expected.run) else []
     yield b"CTRL", sections.controls, expected.controls
     yield b"STMP", lambda body: sections.rows(body, "<QQQ"), expected.stamps
     yield b"FLSH", sections.ascending, expected.flush_points

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,27 @@ class Modelled:
         self.stamps = {number: stamp for number, stamp in self.stamps.items() if number <= lsn}
 
 
+def extents_at(volume: VolumeWriter, lsn: int) -> list[tuple[int, int, int, int]]:
+    """The map at an LSN as `VolumeWriter.checkpoint` takes it, from a plain list with one item a sector."""
+    shown: list[tuple[int, int] | None] = [None] * (volume.size // SECTOR)  # LSN and start of the entry; 0 where zeros
+    owners: dict[tuple[int, int], tuple[int, int]] = {}
+    for segment in volume.segments:
+        for entry in segment.entries(lsn):
+            if entry.kind in (VOID, CONTROL):
+                continue
+            mark = (entry.lsn, entry.start) if entry.kind == DATA else (0, 0)
+            owners.setdefault(mark, (entry.lsn, entry.start))
+            shown[entry.start : entry.start + entry.sectors] = [mark] * entry.sectors
+    extents = []
+    start = 0
+    for owner, run in itertools.groupby(shown):
+        sectors = len(list(run))
+        if owner is not None:
+            extents.append((start, sectors, *owners[owner]))
+        start += sectors
+    return extents
+
+
 def apply(state: bytearray, part: Part) -> None:
     """What an entry does to the volume."""
     if part.kind in (VOID, CONTROL):
@@ -82,9 +104,7 @@ def small_volume() -> Modelled:
     made.volume.idle()
     made.volume.seal()
     made.append(Record(at + 70 * SECOND, (data(12, noise.randbytes(SECTOR)),)))
-    made.volume.checkpoint(
-        [(0, 1, 1, 0), (1, 1, 3, 1), (2, 1, 1, 0), (10, 8, 2, 10), (18, 4, 2, 18), (50, 1, 6, 50)], 6
-    )
+    made.volume.checkpoint(extents_at(made.volume, 6), 6)
     made.volume.stop()
     return made
 

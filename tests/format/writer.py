@@ -20,6 +20,7 @@ from tests.format.writer_segment import (
     PAGE,
     SECTOR,
     VOID,
+    ZERO,
     Record,
     RunItem,
     SegmentWriter,
@@ -54,6 +55,7 @@ class VolumeWriter:
     segments: list[SegmentWriter] = field(default_factory=list)
     epoch: int = 0
     clock_epoch: int = 0
+    lsn_floor: int = 1
     next_lsn: int = 1
     last_lsn: int = 0
     last_stamp: int = 0
@@ -92,7 +94,7 @@ class VolumeWriter:
             self.files[f"manifest.{copy}"] += frame
 
     def _state(self, *, clean: bool) -> bytes:
-        ends = (self.next_lsn, self.last_stamp, self.clock_epoch) if clean else (self.next_lsn, 0, 0)
+        ends = (self.next_lsn, self.last_stamp, self.clock_epoch) if clean else (self.lsn_floor, 0, 0)
         return struct.pack(
             "<BB2xIQQIIQQ48x",
             5,
@@ -113,7 +115,7 @@ class VolumeWriter:
     def start(self) -> None:
         """A new run of the writer, in a new epoch."""
         self.epoch += 1
-        self.frame(2, self._state(clean=False))
+        self.lsn_floor = self.next_lsn
         self.open_segment()
 
     def open_segment(self) -> None:
@@ -125,7 +127,7 @@ class VolumeWriter:
         )
         self.segments.append(segment)
         self.files[f"segment-{number:08x}"] = segment.data
-        self.frame(2, segment_item(segment, None))
+        self.frame(2, segment_item(segment, None), self._state(clean=False))
 
     def append(self, records: list[Record], *, sync: bool = False, flush: bool = False, fresh: bool = False) -> None:
         """Appends a batch; with `sync` everything is durable afterwards, and the next batch says so."""
@@ -180,7 +182,8 @@ class VolumeWriter:
         number, nonce = self._checkpoints, 0x7777 + self._checkpoints
         content = checkpoint_file(self, number, nonce, extents, lsn)
         self.files[f"checkpoint-{number:08x}"] = bytearray(content)
-        self.frame(2, struct.pack("<B3xIQQIIQ56x", 3, number, nonce, lsn, 0, 0, len(content)))
+        item = struct.pack("<B3xIQQIIQ56x", 3, number, nonce, lsn, 0, 0, len(content))
+        self.frame(2, item, self._state(clean=False))
 
     def save(self, store: Path) -> Path:
         """Writes the volume's files into a store; returns the volume's folder."""
@@ -219,6 +222,7 @@ def checkpoint_file(
             by_shard.setdefault(at // SHARD_SECTORS, []).append((at, here, of_lsn, entry_start))
             at += here
     for shard, pieces in sorted(by_shard.items()):
+        out = out.ljust(round_up(len(out), PAGE), b"\0")
         items, table = _shard_items(volume, pieces)
         blocks, narrow = run_blocks(items, raw_nonce)
         blocks_offset = len(out)
@@ -227,8 +231,7 @@ def checkpoint_file(
         out = section(out, b"SEGS", b"".join(u64(segment) for segment in table), raw_nonce)
         out = section(out, b"FENC", b"".join(fence for _, fence in blocks), raw_nonce)
         rows += struct.pack("<QQIIQQ", shard, blocks_offset, narrow, len(blocks) - narrow, sections_offset, len(items))
-        out = out.ljust(round_up(len(out), PAGE), b"\0")
-    sections_offset = len(out)
+    sections_offset = round_up(len(out), 8)
     controls = [e for s in volume.segments for e in s.entries(lsn) if e.kind == CONTROL]
     out = section(out, b"SHRD", rows, raw_nonce)
     out = section(out, b"CTRL", controls_body((e.lsn, e.stamp, e.payload[4:]) for e in controls), raw_nonce)
@@ -241,14 +244,13 @@ def _shard_items(volume: VolumeWriter, pieces: list[tuple[int, int, int, int]]) 
     items = []
     for start, sectors, lsn, entry_start in pieces:
         segment, entry = entries[lsn, entry_start]
+        if entry.kind != DATA:  # zeros of several records are merged, so they have no LSN
+            items.append(RunItem(start, 0, ZERO, sectors, 0, 0, 0))
+            continue
         if segment not in table:
             table.append(segment)
-        skip = start - entry.start if entry.kind == DATA else 0
-        items.append(
-            RunItem(
-                start, lsn, entry.kind, sectors, table.index(segment), entry.offset, entry.stored, skip, entry.sectors
-            )
-        )
+        place = (table.index(segment), entry.offset, entry.stored)
+        items.append(RunItem(start, lsn, DATA, sectors, *place, start - entry.start, entry.sectors))
     return items, table
 
 

@@ -207,13 +207,14 @@ class SegmentWriter:
         return before and batch.copied in self.data
 
     def _footer(self, entries: list[Placed], last_lsn: int, ends: dict[str, int], tail: int) -> bytes:
-        shown = [RunItem(e.start, e.lsn, e.kind, e.sectors, 0, e.offset, e.stored) for e in entries]
+        kinds = {TRIM: ZERO}  # both read as zeros
+        shown = [RunItem(e.start, e.lsn, kinds.get(e.kind, e.kind), e.sectors, 0, e.offset, e.stored) for e in entries]
         shown = [item for item in shown if item.kind not in (VOID, CONTROL)]
         blocks, narrow = run_blocks(shown, u64(self.nonce))
         out = b"".join(block for block, _ in blocks)
         sections_offset = self.footer_offset + len(out)
         bodies = [
-            (b"SEGS", u64(self.id)),
+            (b"SEGS", u64(self.id) if any(item.kind == DATA for item in shown) else b""),
             (b"FENC", b"".join(fence for _, fence in blocks)),
             (b"CTRL", controls_body((e.lsn, e.stamp, e.payload[4:]) for e in entries if e.kind == CONTROL)),
             (b"STMP", self._stamps(last_lsn)),
@@ -353,9 +354,9 @@ def _stat(entries: list[Placed]) -> bytes:
     before = -1
     for entry in entries:
         new, before = entry.lsn != before, entry.lsn
+        row = minutes.setdefault(entry.stamp // (60 * 10**9), [0, 0, 0, 0])
         if entry.kind in (VOID, CONTROL):
             continue
-        row = minutes.setdefault(entry.stamp // (60 * 10**9), [0, 0, 0, 0])
         if entry.kind == DATA:
             row[0] += new
             row[2] += entry.sectors * SECTOR

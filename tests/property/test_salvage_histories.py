@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from cdp.salvage.check import check_volume
 from cdp.salvage.volume import open_volume
 from cdp.salvage.when import Number, Time
-from tests.format.stores import SECOND, Modelled, restored
+from tests.format.stores import SECOND, Modelled, extents_at, restored
 from tests.format.writer import VolumeWriter
 from tests.format.writer_segment import PAGE, SECTOR, VOID_PART, Part, Record, control, data, trim, zero
 
@@ -37,7 +37,7 @@ def _parts(draw: random.Random) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _build(seed: int, steps: int) -> Modelled:
+def build(seed: int, steps: int) -> Modelled:
     draw = random.Random(seed)
     made = Modelled(VolumeWriter(size=SECTORS * SECTOR))
     stamp = made.volume.created
@@ -50,8 +50,11 @@ def _build(seed: int, steps: int) -> Modelled:
                 records.append(Record(stamp, _parts(draw)))
             synced = draw.random() < 0.4
             made.append(*records, sync=synced, flush=draw.random() < 0.3, fresh=draw.random() < 0.5)
-        elif what < 0.85:
+        elif what < 0.8:
             made.volume.idle()
+        elif what < 0.85:
+            sealed = made.volume.active.previous_lsn
+            made.volume.checkpoint(extents_at(made.volume, sealed), sealed)
         elif what < 0.93 or not made.stamps:
             made.volume.seal()
         else:
@@ -60,7 +63,7 @@ def _build(seed: int, steps: int) -> Modelled:
     return made
 
 
-def _tear(made: Modelled, seed: int) -> int:
+def tear(made: Modelled, seed: int) -> int:
     """Damages what was not durable, in whole pages or from a byte on; returns the last LSN that can be kept."""
     draw = random.Random(seed)
     segment, durable = made.volume.active, made.volume.durable_lsn
@@ -118,7 +121,7 @@ def _assert_reads_as(made: Modelled, folder: Path, *, torn: str = "") -> None:
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), steps=st.integers(0, 14), stop=st.booleans())
 def test_every_lsn_reads_as_the_model(seed: int, steps: int, stop: bool) -> None:
-    made = _build(seed, steps)
+    made = build(seed, steps)
     if stop:
         made.volume.stop()
     with tempfile.TemporaryDirectory() as folder:
@@ -128,8 +131,8 @@ def test_every_lsn_reads_as_the_model(seed: int, steps: int, stop: bool) -> None
 @settings(max_examples=100)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 10), more=st.integers(0, 6))
 def test_a_torn_tail_is_cut_where_the_first_record_is_not_whole(seed: int, steps: int, more: int) -> None:
-    made = _build(seed, steps)
-    kept = _tear(made, seed)
+    made = build(seed, steps)
+    kept = tear(made, seed)
     with tempfile.TemporaryDirectory() as folder:
         made.forget_after(kept)
         saved = made.volume.save(Path(folder, "store"))
@@ -145,7 +148,7 @@ def test_a_torn_tail_is_cut_where_the_first_record_is_not_whole(seed: int, steps
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 14))
 def test_a_time_names_the_last_record_not_after_it(seed: int, steps: int) -> None:
-    made = _build(seed, steps)
+    made = build(seed, steps)
     epochs: dict[int, list[tuple[int, int]]] = {0: [(made.volume.created, 0)]}
     for segment in made.volume.segments:
         for entry in segment.entries(made.volume.last_lsn):

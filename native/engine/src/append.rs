@@ -69,7 +69,7 @@ impl Volume {
             return Err(Error::new(Kind::Closed, "the volume has no active segment"));
         };
         let next = batch[0].lsn;
-        let meta = writer.append(batch, next, self.durability.known())?;
+        let meta = writer.append(batch, next, self.durability.record())?;
         let documents: Vec<Option<Vec<u8>>> = batch.iter().filter_map(control_document).map(Some).collect();
         self.note_controls(batch);
         self.index.publish(&meta, &mut documents.into_iter(), meta.last_lsn());
@@ -133,7 +133,7 @@ impl Volume {
         let Some(next) = self.spare.lock().take() else {
             return Err(Error::new(Kind::NoSpace, "there is no spare segment"));
         };
-        if writer.has_news(self.durability.known()) {
+        if writer.has_news(self.durability.record()) {
             if let Err(error) = self.append_empty(writer, first.lsn) {
                 *self.spare.lock() = Some(next);
                 return Err(error);
@@ -147,13 +147,13 @@ impl Volume {
         self.index.files.put(next.id.0, next.file.clone());
         self.index.rotate(next.id.0, first.lsn);
         let ended = Ended::of(writer);
-        *writer = Writer::new(next, self.facts.nonce, writer.previous_lsn, first.clock_epoch);
+        *writer = writer.go_on(next, first.clock_epoch);
         self.after_roll(ended)
     }
 
     /// Writes echoes and the LSN known durable, without a record.
     pub(crate) fn append_empty(&self, writer: &mut Writer, next_lsn: u64) -> Result<()> {
-        let meta = writer.append(&mut [], next_lsn, self.durability.known())?;
+        let meta = writer.append(&mut [], next_lsn, self.durability.record())?;
         self.index.note(&meta);
         Ok(())
     }

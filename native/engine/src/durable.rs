@@ -9,7 +9,6 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Kind, Result};
-use crate::journal::writer::Durable;
 use crate::storage::File;
 use crate::units::Lsn;
 use crate::volume::Volume;
@@ -25,7 +24,8 @@ pub struct Durability {
     state: Mutex<State>,
     changed: Condvar,
     lsn: AtomicU64,
-    flush_point: AtomicU64,
+    /// The last record that is durable; `lsn` may pass numbers that no record has.
+    record: AtomicU64,
 }
 
 impl Durability {
@@ -34,7 +34,7 @@ impl Durability {
             state: Mutex::default(),
             changed: Condvar::new(),
             lsn: AtomicU64::new(lsn),
-            flush_point: AtomicU64::new(0),
+            record: AtomicU64::new(lsn),
         }
     }
 
@@ -42,10 +42,9 @@ impl Durability {
         self.lsn.load(Ordering::Acquire)
     }
 
-    /// What the next batch header says.
-    pub fn known(&self) -> Durable {
-        let flush_point = self.flush_point.load(Ordering::Acquire);
-        Durable { lsn: self.lsn(), flush_point }
+    /// The last record known durable: what the next batch header says.
+    pub fn record(&self) -> u64 {
+        self.record.load(Ordering::Acquire)
     }
 
     /// The writer goes on in another segment; this one has to be synced first.
@@ -85,10 +84,11 @@ impl Volume {
     }
 
     fn sync_now(&self) -> Result<()> {
-        let (upto, files) = {
+        let (upto, record, files) = {
             // Under the writer's lock no append is half done, and the next one begins a page of its own.
             let mut guard = self.writer.lock();
             let upto = self.ring.published().max(self.index.published());
+            let record = guard.as_ref().map_or(0, |writer| writer.previous_lsn);
             let mut files = std::mem::take(&mut self.durability.state.lock().left);
             if let Some(writer) = guard.as_mut() {
                 if let Err(error) = writer.scrub() {
@@ -98,7 +98,7 @@ impl Volume {
                 writer.begin_page();
                 files.push(writer.segment.file.clone());
             }
-            (upto, files)
+            (upto, record, files)
         };
         for file in files {
             if let Err(e) = file.sync() {
@@ -106,7 +106,7 @@ impl Volume {
             }
         }
         self.durability.lsn.fetch_max(upto, Ordering::AcqRel);
-        self.durability.flush_point.fetch_max(upto, Ordering::AcqRel);
+        self.durability.record.fetch_max(record, Ordering::AcqRel);
         Ok(())
     }
 

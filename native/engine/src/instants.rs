@@ -1,10 +1,10 @@
 //! From a time or a number to an instant, and what the timeline says between two of them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::index::memtable::{Activity, Memtable};
+use crate::index::activity::{Activity, Tally};
+use crate::index::memtable::Memtable;
 use crate::index::sealed::Sealed;
 use crate::units::{Lsn, Stamp};
 use crate::volume::Volume;
@@ -159,24 +159,21 @@ impl Volume {
         Error::new(Kind::NotFound, format!("{why}; what can be reached: {range}"))
     }
 
-    /// What was written between two instants, by minute, ascending.
+    /// What the records after `since` up to `until` wrote, by minute, ascending.
     pub fn activity(&self, since: Lsn, until: Lsn) -> Result<Vec<Activity>> {
-        let mut minutes: BTreeMap<u64, Activity> = BTreeMap::new();
+        let mut tally = Tally::default();
         for stretch in self.stretches().iter().filter(|s| s.first.0 <= until.0 && s.last.0 > since.0) {
+            let whole = stretch.first.0 > since.0 && stretch.last.0 <= until.0;
+            let lsns = since.0 + 1..=until.0;
             let rows: Vec<Activity> = match &stretch.part {
-                Part::Sealed(sealed) => sealed.activity(&self.index.files)?,
-                Part::Table(table) => table.activity().collect(),
-                Part::Active => self.index.with_active(|table| table.activity().collect()),
+                Part::Sealed(sealed) if whole => sealed.activity(&self.index.files)?,
+                Part::Sealed(sealed) => sealed.table(&self.index.files)?.activity_of(lsns),
+                Part::Table(table) => table.activity_of(lsns),
+                Part::Active => self.index.with_active(|table| table.activity_of(lsns)),
             };
-            for row in rows {
-                let sum = minutes.entry(row.minute).or_insert(Activity { minute: row.minute, ..Activity::default() });
-                sum.data_records += row.data_records;
-                sum.zero_records += row.zero_records;
-                sum.raw_bytes += row.raw_bytes;
-                sum.stored_bytes += row.stored_bytes;
-            }
+            rows.into_iter().for_each(|row| tally.add(row));
         }
-        Ok(minutes.into_values().collect())
+        Ok(tally.rows().collect())
     }
 
     /// LSNs that a FLUSH or FUA made durable, in `since..=until`, ascending.

@@ -136,7 +136,7 @@ impl Volume {
             return Ok(());
         }
         let result = match self.writer.lock().as_mut() {
-            Some(writer) if writer.has_news(self.durability.known()) => {
+            Some(writer) if writer.has_news(self.durability.record()) => {
                 let next = self.ring.published() + 1;
                 self.append_empty(writer, next.max(writer.previous_lsn + 1))
             }
@@ -165,7 +165,7 @@ impl Volume {
         let Some(mut writer) = self.writer.lock().take() else {
             return Ok(());
         };
-        if writer.has_news(self.durability.known()) {
+        if writer.has_news(self.durability.record()) {
             self.append_empty(&mut writer, self.ring.published() + 1)?;
         }
         writer.scrub()?;

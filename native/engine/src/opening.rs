@@ -80,7 +80,7 @@ fn look(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
 }
 
 fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
-    let (manifest, notes) = Manifest::load(storage.clone())?;
+    let (manifest, notes) = Manifest::load(storage.clone(), options.volume_id)?;
     let (recovery, _) = recover_open(storage, &manifest, false)?;
     let cut = recovery.cut.map(|cut| cut.to_string());
     let faults = Arc::new(Mutex::new([notes.damage, recovery.damage.clone()].concat()));
@@ -111,7 +111,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
 }
 
 fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Options) -> Result<Opened> {
-    let (mut manifest, notes) = Manifest::load(storage.clone())?;
+    let (mut manifest, notes) = Manifest::load(storage.clone(), options.volume_id)?;
     let was_clean = manifest.content.state.clean;
     let (recovery, open) = recover_open(storage, &manifest, true)?;
     let faults = Arc::new(Mutex::new([notes.damage, recovery.damage.clone()].concat()));

@@ -28,6 +28,8 @@ pub struct Options {
     /// Open segment files.
     pub files: usize,
     pub maintenance: Maintenance,
+    /// The volume that the folder is said to hold: a manifest of another one is damage.
+    pub volume_id: Option<[u8; 16]>,
 }
 
 impl Default for Options {
@@ -42,6 +44,7 @@ impl Default for Options {
             checkpoint_segments: 8,
             files: 256,
             maintenance: Maintenance::Thread,
+            volume_id: None,
         }
     }
 }

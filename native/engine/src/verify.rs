@@ -64,7 +64,7 @@ impl Volume {
     fn verify_manifest(&self) -> Result<Vec<Finding>> {
         // The lock keeps a commit from being half done.
         let _guard = self.manifest.lock();
-        let (_, notes) = Manifest::load(self.storage.clone())?;
+        let (_, notes) = Manifest::load(self.storage.clone(), Some(self.id))?;
         let finding = |what: String| Finding {
             file: what.split(':').next().unwrap_or("manifest").to_owned(),
             what,
@@ -79,7 +79,7 @@ impl Volume {
         let mut check = Check { id: item.id, findings };
         let file = match self.index.files.get(item.id.0) {
             Ok(file) => file,
-            Err(e) if e.kind == Kind::NotFound => {
+            Err(e) if e.kind == Kind::Corrupt => {
                 check.add(format!("it is missing: records {} to {}", item.first_lsn, item.last_lsn));
                 return Ok(());
             }

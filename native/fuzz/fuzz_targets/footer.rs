@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use cdp_engine::codec::{crc_around, crc_nonce, put_u16, put_u32, put_u64};
 use cdp_engine::index::footer;
 use cdp_engine::index::run::{decode_block, encode, BLOCK_BYTES};
 use cdp_engine::index::sections;
 use cdp_engine::storage::Storage;
 use cdp_engine::PAGE;
+use cdp_fuzz::{crc, crc_around, put_u16, put_u32, put_u64};
 use cdp_sim::Machine;
 use libfuzzer_sys::fuzz_target;
 
@@ -44,9 +44,10 @@ fn one_block(data: &[u8]) {
         return;
     };
     let blocks = encode(versions.clone(), NONCE);
-    let decoded = blocks.bytes.chunks(BLOCK_BYTES).flat_map(|b| {
-        decode_block(b, NONCE, &blocks.segments).expect("what was just encoded")
-    });
+    let decoded = blocks
+        .bytes
+        .chunks(BLOCK_BYTES)
+        .flat_map(|b| decode_block(b, NONCE, &blocks.segments).expect("what was just encoded"));
     let (mut again, mut versions) = (decoded.collect::<Vec<_>>(), versions);
     again.sort_by_key(|v| (v.start, v.lsn, v.sectors, format!("{:?}", v.place)));
     versions.sort_by_key(|v| (v.start, v.lsn, v.sectors, format!("{:?}", v.place)));
@@ -59,7 +60,7 @@ fn block(data: &[u8]) -> Vec<u8> {
     let used = block.len().max(BLOCK_HEADER);
     block.resize(BLOCK_BYTES, 0);
     put_u16(&mut block, 6, used as u16);
-    let sum = crc_nonce(&block[4..], NONCE);
+    let sum = crc(&[&block[4..], &NONCE.to_le_bytes()]);
     put_u32(&mut block, 0, sum);
     block
 }
@@ -112,7 +113,7 @@ fn trailer(narrow: u32, wide: u32, sections_offset: u64, bend: u8) -> Vec<u8> {
     if bend > 240 {
         t[usize::from(bend) % TRAILER_BYTES] ^= bend;
     }
-    let sum = crc32c::crc32c_append(crc_around(&t), &NONCE.to_le_bytes());
+    let sum = crc_around(&t, &NONCE.to_le_bytes());
     put_u32(&mut t, 12, sum);
     t
 }
@@ -129,7 +130,7 @@ fn look_up(bytes: &[u8], end: u64) {
     };
     let _ = footer.run.all(&*file);
     for start in [0, 1 << 11, 1 << 19, (1 << 48) - 8192] {
-        let _ = footer.run.collect(&*file, (start, start + 8192), (0, u64::MAX), &mut Vec::new());
+        let _ = footer.run.collect(&*file, (start, start + 8192), &(0..=u64::MAX), &mut Vec::new());
     }
 }
 

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use cdp_engine::codec::{crc, put_u32, put_u64, u32_at};
 use cdp_engine::journal::manifest::{parse_copy, Manifest};
 use cdp_engine::storage::Storage;
+use cdp_fuzz::{crc, crc_around, put_u32, put_u64, u32_at};
 use cdp_sim::Machine;
 use libfuzzer_sys::fuzz_target;
 
@@ -34,14 +34,14 @@ fn two_copies(bytes: &[u8]) {
     machine.replace("manifest.0", bytes);
     machine.replace("manifest.1", bytes);
     let storage: Arc<dyn Storage> = machine.boot();
-    let Ok((mut manifest, _)) = Manifest::load(Arc::clone(&storage)) else {
+    let Ok((mut manifest, _)) = Manifest::load(Arc::clone(&storage), None) else {
         return;
     };
     if manifest.content.generation == u64::MAX {
         return; // No writer lives that long.
     }
     manifest.rewrite().expect("a sound disk writes");
-    let (again, notes) = Manifest::load(storage).expect("what was just written");
+    let (again, notes) = Manifest::load(storage, None).expect("what was just written");
     assert_eq!(again.content, manifest.content);
     assert!(notes.damage.is_empty() && !notes.must_rewrite);
 }
@@ -54,7 +54,7 @@ fn mend(data: &[u8]) -> Vec<u8> {
     }
     b[..8].copy_from_slice(b"CDPMAN01");
     put_u32(&mut b, 8, 1);
-    let sum = crc(&b[16..HEADER_BYTES]);
+    let sum = crc_around(&b[..HEADER_BYTES], &[]);
     put_u32(&mut b, 12, sum);
     let id: [u8; 16] = b[16..32].try_into().expect("16 bytes");
     let mut at = HEADER_BYTES;
@@ -71,7 +71,7 @@ fn mend(data: &[u8]) -> Vec<u8> {
         for item in frame[FRAME_BYTES..end].chunks_exact_mut(ITEM_BYTES) {
             item[0] = item[0] % 5 + 1;
         }
-        let sum = crc(&[&frame[8..end], &id[..]].concat());
+        let sum = crc(&[&frame[8..end], &id]);
         put_u32(frame, 4, sum);
         generation += 1;
         at += end;

@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use cdp_engine::codec::{crc, crc_nonce, crc_payload, put_u32, u32_at};
 use cdp_engine::journal::batch::{Header, Meta, ALIGN, HEADER_BYTES, MAGIC};
+use cdp_engine::journal::payload;
 use cdp_engine::journal::scan::{payload_is_intact, scan, Window};
 use cdp_engine::journal::segment::{OpenSegment, FIRST_BATCH};
-use cdp_engine::journal::payload;
 use cdp_engine::storage::Storage;
 use cdp_engine::SegmentId;
+use cdp_fuzz::{crc, put_u32, u32_at};
 use cdp_sim::Machine;
 use libfuzzer_sys::fuzz_target;
 
@@ -49,7 +49,7 @@ fn one_payload(data: &[u8]) {
     let _ = payload::decode(stored, NONCE, 1, 2, &mut content);
     if stored.len() > payload::CRC_BYTES {
         let mut stored = stored.to_vec();
-        let sum = crc_payload(crc(&stored[payload::CRC_BYTES..]), NONCE, 1, 2);
+        let sum = crc(&[&stored[payload::CRC_BYTES..], &NONCE.to_le_bytes(), &1u64.to_le_bytes(), &2u64.to_le_bytes()]);
         put_u32(&mut stored, 0, sum);
         let _ = payload::decode(&stored, NONCE, 1, 2, &mut content);
     }
@@ -95,7 +95,7 @@ fn mend(bytes: &mut [u8], at: usize) -> bool {
     let Some(header) = Header::peek(bytes) else {
         return false;
     };
-    let sum = crc_nonce(&bytes[8..header.meta_bytes()], NONCE);
+    let sum = crc(&[&bytes[8..header.meta_bytes()], &NONCE.to_le_bytes()]);
     put_u32(bytes, 4, sum);
     true
 }

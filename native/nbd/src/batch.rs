@@ -1,7 +1,8 @@
 //! The writes and flushes of one turn, between admission and reply.
 //!
 //! Invariants. Every admitted LSN is committed, in order, once. A reply is made only after its commit, and after one
-//! sync for all where the request asked for it (FLUSH, FUA). The batch is empty between turns: a connection that ends leaves nothing behind.
+//! sync for all where the request asked for it (FLUSH, FUA). The batch is empty between turns: a connection that ends
+//! leaves nothing behind.
 
 use cdp_engine::{Error, Lsn, Result, Volume};
 

@@ -1,6 +1,7 @@
 //! Carries out what the gate let through.
 //!
-//! Invariants. A write enters the batch only when its whole payload has come. What was admitted earlier in the turn is committed before anything is read.
+//! Invariants. A write enters the batch only when its whole payload has come. What was admitted earlier in the turn
+//! is committed before anything is read.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -45,7 +46,8 @@ impl Turn<'_> {
                 let all: Vec<usize> = (0..self.session.agreement.ids.len()).collect();
                 self.block_status(to, offset, length, one, &all);
             }
-            // FLUSH of what cannot change; CACHE, which the engine's own cache makes needless; and the commands with payload do not come here.
+            // FLUSH of what cannot change; CACHE, which the engine's own cache makes needless; and the commands with
+            // payload do not come here.
             Command::Flush | Command::Cache { .. } | Command::Write { .. } | Command::BlockStatusSelected { .. } => {
                 let bytes = self.session.agreement.voice.success(to);
                 self.state.outbox.put(&bytes, &mut self.desk.spares);

@@ -7,6 +7,7 @@
 mod batch;
 mod desk;
 mod execute;
+mod intake;
 mod memory;
 mod outbox;
 mod read;

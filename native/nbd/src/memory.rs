@@ -1,13 +1,14 @@
 //! The budget of payload memory.
 //!
-//! Invariants. Memory is held before it is filled. What is held of a share never exceeds its limit. Who waits for a share is
-//! served in the order of asking, and nobody overtakes a waiter. A waiter holds nothing of the share that it waits for, and what others hold comes
-//! back (their client makes progress or loses its connection), so everybody's turn comes.
+//! Invariants. Memory is held before it is filled. What is held of a share never exceeds its limit. Who waits for a
+//! share is served in the order of asking, and nobody overtakes a waiter. A waiter holds nothing of the share that it
+//! waits for, and what others hold comes back (their client makes progress or loses its connection), so everybody's
+//! turn comes.
 //!
-//! There are four shares, so that large requests and stalled clients cannot starve small ones: *ahead* for bytes
-//! that were received together with others (never waited for: without it a session receives request by request), and *small*, *medium* and
-//! *large* for payloads by their length. Besides, a session may own `OWN_MAX` bytes in each direction without asking: who sends and reads small
-//! payloads waits for nobody, whatever others do.
+//! There are four shares, so that large requests and stalled clients cannot starve small ones: *ahead* for bytes that
+//! were received together with others (never waited for: without it a session receives request by request), and
+//! *small*, *medium* and *large* for payloads by their length. Besides, a session may own `OWN_MAX` bytes in each
+//! direction without asking: who sends and reads small payloads waits for nobody, whatever others do.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -168,8 +169,8 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// An eighth for *ahead*, an eighth for *small*, a quarter for *medium*, the rest for *large*; below 128 MiB, *large* is
-    /// still the largest request, and what is missing comes on top.
+    /// An eighth for *ahead*, an eighth for *small*, a quarter for *medium*, the rest for *large*; below 128 MiB,
+    /// *large* is still the largest request, and what is missing comes on top.
     pub(crate) fn new(bytes: usize) -> Memory {
         let (ahead, small, medium) = (bytes / 8, bytes / 8, bytes / 4);
         let large = (bytes - ahead - small - medium).max(REQUEST_MAX as usize);

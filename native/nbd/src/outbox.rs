@@ -1,7 +1,8 @@
 //! What is still to be sent, in order.
 //!
-//! Invariants. Bytes leave in the order in which they came in. An empty outbox owns no buffer. Small replies share buffers of `STAGE` bytes, which a
-//! worker lends and gets back; a large reply has its own, and the hold of its memory is dropped with it.
+//! Invariants. Bytes leave in the order in which they came in. An empty outbox owns no buffer. Small replies share
+//! buffers of `STAGE` bytes, which a worker lends and gets back; a large reply has its own, and the hold of its
+//! memory is dropped with it.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};

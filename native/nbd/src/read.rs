@@ -1,7 +1,8 @@
 //! The reply to READ.
 //!
-//! Invariants. Bytes that could not be read are never sent. Without chunks a damaged range fails the whole request; with chunks the good pieces
-//! are sent, and an ERROR_OFFSET chunk for each damaged range. DF: at most one content chunk. No chunk carries more than CHUNK_MAX bytes of data.
+//! Invariants. Bytes that could not be read are never sent. Without chunks a damaged range fails the whole request;
+//! with chunks the good pieces are sent, and an ERROR_OFFSET chunk for each damaged range. DF: at most one content
+//! chunk. No chunk carries more than CHUNK_MAX bytes of data.
 
 use cdp_engine::{Error, Fault, View};
 

@@ -1,7 +1,8 @@
 //! Replies as bytes: simple, structured or with extended headers, as the session negotiated. Pure.
 //!
-//! Invariants. A READ is answered in chunks whenever chunks were negotiated; other successes use the simple reply until extended headers forbid it.
-//! Errors are chunks with a sentence where chunks were negotiated. Error values are those that the specification lists.
+//! Invariants. A READ is answered in chunks whenever chunks were negotiated; other successes use the simple reply
+//! until extended headers forbid it. Errors are chunks with a sentence where chunks were negotiated. Error values are
+//! those that the specification lists.
 
 use std::ops::Deref;
 

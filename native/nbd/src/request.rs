@@ -2,14 +2,15 @@
 //! that is wrong in itself.
 //!
 //! Invariants. `judge` is pure: header, export and mode in, verdict out. A verdict accounts for every byte that
-//! follows the header, also of a refused request, so that the stream stays in step. A command that comes out fits the export: its range
-//! is not empty and lies inside, and its payload is at most `REQUEST_MAX`.
+//! follows the header, also of a refused request, so that the stream stays in step. A command that comes out fits the
+//! export: its range is not empty and lies inside, and its payload is at most `REQUEST_MAX`.
 
 use crate::wire::{self, Errno, Header};
 
 /// Bytes: the largest payload of one reply chunk, and what negotiation advertises as the maximum.
 pub const CHUNK_MAX: u64 = 32 << 20;
-/// Bytes: the largest READ or WRITE that is served. Twice the advertised maximum: clients exist that send 64 MiB whatever they were told.
+/// Bytes: the largest READ or WRITE that is served. Twice the advertised maximum: clients exist that send 64 MiB
+/// whatever they were told.
 pub const REQUEST_MAX: u64 = 64 << 20;
 /// Bytes: the largest payload of a refused request that is read and thrown away; a larger one ends the connection,
 /// as the specification allows for what looks like a denial of service.

@@ -51,7 +51,8 @@ impl Totals {
     }
 }
 
-/// The transmission phase for many sessions: a fixed set of threads over epoll. Dropped without `stop`, its threads end on their own.
+/// The transmission phase for many sessions: a fixed set of threads over epoll. Dropped without `stop`, its threads
+/// end on their own.
 pub struct Server {
     core: Arc<Core>,
     sessions_max: usize,
@@ -69,7 +70,7 @@ impl Server {
         }
         let memory_bytes = usize::try_from(config.memory_bytes)
             .map_err(|_| Error::invalid("payload memory beyond the address space"))?;
-        let core = Core::new(memory_bytes, config.stall).map_err(|error| io("epoll", &error))?;
+        let core = Core::new(config.workers, memory_bytes, config.stall).map_err(|error| io("epoll", &error))?;
         let server = Server { core: Arc::new(core), sessions_max: config.sessions_max, threads: Mutex::default() };
         for index in 0..config.workers {
             server.spawn(format!("nbd-{index}"), Core::work)?;
@@ -85,9 +86,10 @@ impl Server {
         Ok(())
     }
 
-    /// Takes over a connected stream socket (Unix or TCP) after negotiation. `leftover`: bytes already read beyond it, at most 256 KiB.
-    /// `on_end` is called once, from a thread of the server, with the session's number and why it ended.
-    /// The session's number; Closed when stopping, Busy at the bound of sessions, Invalid for a context that is not known.
+    /// Takes over a connected stream socket (Unix or TCP) after negotiation. `leftover`: bytes already read beyond
+    /// it, at most 256 KiB. `on_end` is called once, from a thread of the server, with the session's number and why
+    /// it ended. The session's number; Closed when stopping, Busy at the bound of sessions, Invalid for a context
+    /// that is not known.
     pub fn attach(
         &self,
         socket: OwnedFd,
@@ -111,9 +113,8 @@ impl Server {
             return Err(Error::new(Kind::Busy, message));
         }
         let id = registry.last_id + 1;
-        let reactor = Arc::clone(&core.reactor);
         let read = leftover.len() as u64;
-        let session = Session::new(id, socket, leftover, export, agreement, on_end, &core.memory, reactor);
+        let session = Session::new(id, socket, leftover, export, agreement, on_end, core);
         session.counters.bytes_in.store(read, Relaxed);
         core.reactor.add(&session).map_err(|error| io("epoll", &error))?;
         registry.last_id = id;
@@ -154,8 +155,8 @@ impl Server {
         }
     }
 
-    /// Reads no more requests, answers the admitted ones, and closes all; after `grace` without waiting for clients that do not read.
-    /// Returns when every session has ended and the threads are gone. Idempotent.
+    /// Reads no more requests, answers the admitted ones, and closes all; after `grace` without waiting for clients
+    /// that do not read. Returns when every session has ended and the threads are gone. Idempotent.
     pub fn stop(&self, grace: Duration) {
         let core = &self.core;
         let mut registry = core.registry.lock();

@@ -1,7 +1,8 @@
 //! One connection.
 //!
-//! Invariants. One worker at a time has the state (its lock is a turn). A session outside its turn has no admitted write that
-//! is not committed, and owns no buffer but what it holds memory for (and less than a header besides). It ends once.
+//! Invariants. One worker at a time has the state (its lock is a turn). A session outside its turn has no admitted
+//! write that is not committed, and owns no buffer but what it holds memory for (and less than a header besides). It
+//! ends once.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Once, OnceLock};
@@ -9,13 +10,13 @@ use std::sync::{Arc, Once, OnceLock};
 use cdp_engine::{Error, Result, View, Volume};
 use parking_lot::Mutex;
 
-use crate::memory::{Hold, Memory, Waiter};
+use crate::memory::{Hold, Waiter};
 use crate::outbox::Outbox;
 use crate::reply::{To, Voice};
 use crate::request::{Command, Facts, Refusal, Terms};
 use crate::socket::Socket;
 use crate::watch::Watch;
-use crate::worker::Reactor;
+use crate::worker::{Core, Reactor};
 use crate::{Export, Mode};
 
 pub(crate) type OnEnd = Box<dyn FnOnce(u64, &str) + Send>;
@@ -129,7 +130,6 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         id: u64,
         socket: Socket,
@@ -137,9 +137,9 @@ impl Session {
         export: Export,
         agreement: Agreement,
         on_end: Option<OnEnd>,
-        memory: &Memory,
-        reactor: Arc<Reactor>,
+        core: &Core,
     ) -> Session {
+        let memory = &core.memory;
         let (volume, view) = match export {
             Export::Live(volume) => {
                 let view = volume.live();
@@ -173,7 +173,7 @@ impl Session {
             granted: Mutex::new(None),
             order: AtomicU8::new(RUN),
             reason: OnceLock::new(),
-            reactor,
+            reactor: Arc::clone(&core.reactor),
         }
     }
 

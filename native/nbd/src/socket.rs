@@ -4,12 +4,15 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use crate::sys;
+use crate::sys::{self, Peer};
 
 /// The longest wait of one receive that may wait; the kernel rounds it up to its tick.
 const LINGER: Duration = Duration::from_millis(1);
 
-pub(crate) struct Socket(OwnedFd);
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    is_tcp: bool,
+}
 
 /// What a receive brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,40 +35,79 @@ fn got(result: io::Result<usize>) -> io::Result<Got> {
 
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Socket> {
-        sys::prepare(fd.as_fd(), LINGER)?;
-        Ok(Socket(fd))
+        let is_tcp = sys::prepare(fd.as_fd(), LINGER)?;
+        Ok(Socket { fd, is_tcp })
     }
 
     /// Receives into a buffer that is not empty. With `wait`, for a short while if nothing is there.
     pub(crate) fn receive(&self, buffer: &mut [u8], wait: bool) -> io::Result<Got> {
-        got(sys::receive(self.0.as_fd(), buffer, wait))
+        got(sys::receive(self.fd.as_fd(), buffer, wait))
     }
 
     /// Receives onto the end of a buffer that is shorter than `limit`.
     pub(crate) fn receive_more(&self, buffer: &mut Vec<u8>, limit: usize, wait: bool) -> io::Result<Got> {
-        got(sys::receive_more(self.0.as_fd(), buffer, limit, wait))
+        got(sys::receive_more(self.fd.as_fd(), buffer, limit, wait))
     }
 
     /// Sends what can be sent without waiting; 0 if that is nothing.
     pub(crate) fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match sys::send(self.0.as_fd(), slices) {
+        match sys::send(self.fd.as_fd(), slices) {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
             other => other,
         }
     }
 
+    /// Whether a peer in this condition is gone. Over TCP an end that was closed looks like one that only sends no more.
+    pub(crate) fn is_abandoned(&self, peer: Peer) -> bool {
+        peer == Peer::Gone || (self.is_tcp && peer == Peer::HalfGone)
+    }
+
     /// No more is received; who waits for it wakes up.
     pub(crate) fn stop_receiving(&self) {
-        sys::shut(self.0.as_fd(), false);
+        sys::shut(self.fd.as_fd(), false);
     }
 
     pub(crate) fn shut(&self) {
-        sys::shut(self.0.as_fd(), true);
+        sys::shut(self.fd.as_fd(), true);
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    fn is_abandoned(socket: &Socket) -> bool {
+        socket.is_abandoned(sys::peers(&[socket.as_fd()]).unwrap()[0])
+    }
+
+    #[test]
+    fn a_unix_peer_is_gone_when_it_has_closed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let socket = Socket::new(ours.into()).unwrap();
+        assert!(!is_abandoned(&socket));
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert!(!is_abandoned(&socket));
+        drop(theirs);
+        assert!(is_abandoned(&socket));
+    }
+
+    #[test]
+    fn a_tcp_peer_is_gone_when_it_sends_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = Socket::new(listener.accept().unwrap().0.into()).unwrap();
+        assert!(!is_abandoned(&socket));
+        drop(theirs);
+        while !is_abandoned(&socket) {
+            std::thread::yield_now();
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! A client that comes back must not be overtaken by what its dead connection left in the socket.
 //!
-//! Before the first turn of a session on a volume, every other session of that volume whose peer is gone is ended: what it
-//! had admitted is committed by then, and what it had only sent is never admitted. (Nothing of that was replied to.)
+//! Before the first turn of a session on a volume, every other session of that volume whose peer is gone is ended:
+//! what it had admitted is committed by then, and what it had only sent is never admitted. (Nothing of that was
+//! replied to.)
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::session::Session;
-use crate::sys;
+use crate::sys::{self, Peer};
 use crate::worker::Core;
 
 const REASON: &str = "client gone; a successor took its place";
@@ -27,16 +28,17 @@ pub(crate) fn overtake(core: &Core, session: &Arc<Session>) {
         return;
     }
     let sockets: Vec<_> = others.iter().map(|other| other.socket.as_fd()).collect();
-    // If the kernel cannot say, all are taken for alive: they can only be overtaken by a client that did not wait for replies.
-    let Ok(gone) = sys::peers_gone(&sockets) else {
+    // If the kernel cannot say, all are taken for alive: they can only be overtaken by a client that did not wait for
+    // replies.
+    let Ok(peers) = sys::peers(&sockets) else {
         return;
     };
-    let dead = others.iter().zip(gone).filter(|(_, gone)| *gone).map(|(other, _)| other);
-    let dead: Vec<_> = dead.collect();
+    let gone = |(other, peer): (&Arc<Session>, Peer)| other.socket.is_abandoned(peer).then(|| Arc::clone(other));
+    let dead: Vec<Arc<Session>> = others.iter().zip(peers).filter_map(gone).collect();
     for other in &dead {
         other.cut(REASON);
     }
-    for other in dead {
+    for other in &dead {
         // Waits for a turn that is under way, and with it for its commits.
         let mut state = other.state.lock();
         if !state.ended {

@@ -104,8 +104,8 @@ fn set_option<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, valu
     Ok(())
 }
 
-/// Makes a stream socket ready: blocking, with a bound on each wait, without Nagle's delay where it is TCP.
-pub(crate) fn prepare(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<()> {
+/// Makes a stream socket ready: blocking, with a bound on each wait, without Nagle's delay where it is TCP; whether it is.
+pub(crate) fn prepare(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<bool> {
     // SAFETY: no pointers.
     let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
     // SAFETY: no pointers.
@@ -117,9 +117,9 @@ pub(crate) fn prepare(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
     let on: libc::c_int = 1;
     match set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, &on) {
-        // Not TCP.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT)) => Ok(()),
-        other => other,
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -167,11 +167,25 @@ pub(crate) fn shut(fd: BorrowedFd<'_>, also_sending: bool) {
     let _ = unsafe { libc::shutdown(fd.as_raw_fd(), how) };
 }
 
-/// Which of the sockets have lost their peer, whatever is still unread. One call for all.
-pub(crate) fn peers_gone(sockets: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
-    let mut polls: Vec<libc::pollfd> =
-        sockets.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 }).collect();
+/// What the peer of a socket has done, whatever is still unread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Here,
+    /// Sends no more; may still read.
+    HalfGone,
+    Gone,
+}
+
+/// Looks at the peers of all sockets with one call.
+pub(crate) fn peers(sockets: &[BorrowedFd<'_>]) -> io::Result<Vec<Peer>> {
+    let look = |fd: &BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    let mut polls: Vec<libc::pollfd> = sockets.iter().map(look).collect();
     // SAFETY: the array is writable for its length; timeout 0 does not wait.
     check(unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) })?;
-    Ok(polls.iter().map(|poll| poll.revents != 0).collect())
+    let peer = |poll: &libc::pollfd| match poll.revents {
+        0 => Peer::Here,
+        libc::POLLRDHUP => Peer::HalfGone,
+        _ => Peer::Gone,
+    };
+    Ok(polls.iter().map(peer).collect())
 }

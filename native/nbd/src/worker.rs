@@ -1,7 +1,8 @@
 //! The threads: workers that give sessions their turns, and one that looks for stalled clients.
 //!
-//! Invariants. An event is asked for by whoever parks the session, after its turn, and once: a session waits for its client, or for memory, or for its next turn. A session ends exactly once, after its
-//! last admitted write is committed, and nothing of it is admitted later.
+//! Invariants. An event is asked for by whoever parks the session, after its turn, and once: a session waits for its
+//! client, or for memory, or for its next turn. A session ends exactly once, after its last admitted write is
+//! committed, and nothing of it is admitted later.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,7 +47,8 @@ impl Reactor {
         self.epoll.add(session.socket.as_fd(), 0, session.id)
     }
 
-    /// Brings about a turn whatever the socket has. (An event of the socket would not do: of a client that neither sends nor reads there is none.)
+    /// Brings about a turn whatever the socket has. (An event of the socket would not do: of a client that neither
+    /// sends nor reads there is none.)
     pub(crate) fn wake(&self, id: u64) {
         self.woken.lock().push_back(id);
         self.ring();
@@ -92,10 +94,11 @@ pub(crate) struct Core {
     pub(crate) stopping: AtomicBool,
     pub(crate) done: AtomicBool,
     idle: AtomicUsize,
+    workers: usize,
 }
 
 impl Core {
-    pub(crate) fn new(memory_bytes: usize, stall: Duration) -> std::io::Result<Core> {
+    pub(crate) fn new(workers: usize, memory_bytes: usize, stall: Duration) -> std::io::Result<Core> {
         Ok(Core {
             reactor: Arc::new(Reactor::new()?),
             memory: Memory::new(memory_bytes),
@@ -106,12 +109,14 @@ impl Core {
             stopping: AtomicBool::new(false),
             done: AtomicBool::new(false),
             idle: AtomicUsize::new(0),
+            workers,
         })
     }
 
-    /// True if another worker waits for events: this one may stay with its session.
-    pub(crate) fn has_idle_worker(&self) -> bool {
-        self.idle.load(Relaxed) > 0
+    /// True if enough other workers wait for events: this one may stay with its session. (More than one of four, since
+    /// several may ask at once, and whoever stays is not available for a few milliseconds.)
+    pub(crate) fn has_idle_workers(&self) -> bool {
+        self.idle.load(Relaxed) > self.workers / 4
     }
 
     pub(crate) fn work(&self) {

@@ -108,6 +108,39 @@ fn a_living_neighbour_is_not_taken_for_dead() {
         assert_eq!(second.read(0, 3), b"one");
     }
     assert_eq!(first.read(0, 3), b"one");
+    // One that sends no more still waits for its replies.
+    let mut requests: Vec<u8> =
+        (0..20).flat_map(|cookie| request(false, 0, wire::CMD_READ, cookie, 0, 100 << 10)).collect();
+    requests.extend(request(false, 0, wire::CMD_FLUSH, 99, 0, 0));
+    first.send(&requests);
+    first.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(bench.client(simple()).read(0, 3), b"one");
+    (0..20).for_each(|cookie| assert_eq!(first.read_reply(cookie, 0, 100 << 10)[..3], *b"one"));
+    assert_eq!(first.outcome(99), 0);
+}
+
+#[test]
+fn one_worker_shares_its_time_between_a_greedy_client_and_others() {
+    let bench = Bench::with(4 * MIB, Config { workers: 1, ..Config::default() });
+    let mut greedy = bench.client(simple());
+    let mut reader = greedy.stream.try_clone().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let many: Vec<u8> = (0..5000).flat_map(|c| request(false, 0, wire::CMD_CACHE, c, 0, 512)).collect();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                greedy.send(&many);
+            }
+            greedy.send(&request(false, 0, wire::CMD_DISC, 0, 0, 0));
+        });
+        scope.spawn(|| std::io::copy(&mut reader, &mut std::io::sink()).unwrap());
+        let mut modest = bench.client(simple());
+        for round in 0..50 {
+            assert_eq!(modest.write(0, MIB, &[round; 4096]), 0);
+            assert_eq!(modest.read(MIB, 4096), [round; 4096]);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
 
 #[test]

@@ -16,6 +16,13 @@ fn disk(folder: &str) -> Result<Arc<Disk>, Error> {
     Ok(Arc::new(Disk::new(Path::new(folder)).map_err(|e| Error::io("open", folder, &e))?))
 }
 
+/// The id that a folder's name says, in 32 lower-case hex digits.
+fn id_of(folder: &str) -> Option<[u8; 16]> {
+    let name = Path::new(folder).file_name()?.to_str()?;
+    let is_id = name.len() == 32 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    is_id.then(|| u128::from_str_radix(name, 16).ok().map(u128::to_be_bytes))?
+}
+
 /// Lays an empty journal into an existing folder.
 #[pyfunction]
 pub fn create(py: Python<'_>, folder: &str, volume_id: &[u8], size: u64, created: u64) -> PyResult<()> {
@@ -70,7 +77,7 @@ impl PyVolume {
             (None, Some(reader)) => Some(origin::open_python(reader)?),
             (None, None) => None,
         };
-        let options = Options { cache_bytes, ..Options::default() };
+        let options = Options { cache_bytes, volume_id: id_of(folder), ..Options::default() };
         let opened = py.detach(|| {
             let disk = disk(folder)?;
             if read_only {

@@ -44,7 +44,7 @@ fn rest(seed: u64) -> Rest {
 
 fn payloads(machine: &Machine) -> Vec<Payload> {
     let storage: Arc<dyn Storage> = machine.boot();
-    let (manifest, _) = Manifest::load(storage.clone()).expect("a whole manifest");
+    let (manifest, _) = Manifest::load(storage.clone(), None).expect("a whole manifest");
     let mut payloads = Vec::new();
     for item in manifest.content.segments.values().filter(|item| item.sealed) {
         let segment = open(&*storage, item.id, item.nonce, false).expect("a segment that the manifest names");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::error::{Error, Result};
-use crate::journal::segment::file_name;
+use crate::error::Result;
+use crate::journal::segment::open_file;
 use crate::storage::{File, Storage};
 use crate::units::SegmentId;
 
@@ -22,13 +22,12 @@ impl Files {
         Files { storage, open: Mutex::new(LruCache::new(most)) }
     }
 
-    /// The segment's file, opened for reading if it is not open.
+    /// The segment's file, opened for reading if it is not open. Corrupt if it is missing.
     pub fn get(&self, segment: u32) -> Result<Arc<dyn File>> {
         if let Some(file) = self.open.lock().get(&segment) {
             return Ok(file.clone());
         }
-        let name = file_name(SegmentId(segment));
-        let file = self.storage.open(&name, false).map_err(|e| Error::io("open", &name, &e))?;
+        let file = open_file(&*self.storage, SegmentId(segment), false)?;
         self.open.lock().put(segment, file.clone());
         Ok(file)
     }

@@ -3,7 +3,8 @@
 //! It is a pure function of the segment's batches and its manifest item: whatever is damaged here is rebuilt from them, and verify compares
 //! byte for byte.
 
-use super::memtable::{Activity, Control, Memtable};
+use super::activity::Activity;
+use super::memtable::{Control, Memtable};
 use super::run::{self, Run, BLOCK_BYTES};
 use super::sections::{self as s, StampFence};
 use crate::codec::*;

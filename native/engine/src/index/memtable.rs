@@ -3,12 +3,12 @@
 //! Batches are pushed in the order of their LSNs. Entries hang on a chain for each leaf that they touch; those that touch
 //! many leaves (long zeros) hang on one list of their own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
+use super::activity::{Activity, Counted, Tally};
 use super::{Place, Version, LEAF_SECTORS};
 use crate::journal::batch::{Meta, RecordKind};
-use crate::units::SECTOR;
 
 const END: u32 = u32::MAX;
 /// Entries that touch more leaves than this are wide: a data entry touches two at most.
@@ -48,16 +48,6 @@ pub struct Control {
     pub document: Vec<u8>,
 }
 
-/// What was written in one minute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Activity {
-    pub minute: u64,
-    pub data_records: u64,
-    pub zero_records: u64,
-    pub raw_bytes: u64,
-    pub stored_bytes: u64,
-}
-
 pub struct Memtable {
     pub segment: u32,
     pub clock_epoch: u32,
@@ -68,7 +58,7 @@ pub struct Memtable {
     batches: Vec<BatchMark>,
     pub controls: Vec<Control>,
     pub flush_points: Vec<u64>,
-    activity: BTreeMap<u64, Activity>,
+    tally: Tally,
     first: Option<(u64, u64)>,
     last: Option<(u64, u64)>,
 }
@@ -85,7 +75,7 @@ impl Memtable {
             batches: Vec::new(),
             controls: Vec::new(),
             flush_points: Vec::new(),
-            activity: BTreeMap::new(),
+            tally: Tally::default(),
             first: None,
             last: None,
         }
@@ -151,17 +141,8 @@ impl Memtable {
     fn count(&mut self, entry: &crate::journal::batch::Entry, lsn: u64, stamp: u64) {
         self.first.get_or_insert((lsn, stamp));
         self.last = Some((lsn, stamp));
-        let minute = stamp / 60_000_000_000;
-        let activity = self.activity.entry(minute).or_insert(Activity { minute, ..Activity::default() });
-        match entry.kind {
-            RecordKind::Data => {
-                activity.data_records += u64::from(!entry.continues);
-                activity.raw_bytes += entry.sectors * SECTOR;
-                activity.stored_bytes += u64::from(entry.stored);
-            }
-            RecordKind::Zero | RecordKind::Trim => activity.zero_records += u64::from(!entry.continues),
-            _ => {}
-        }
+        let (kind, continues, sectors, stored) = (entry.kind, entry.continues, entry.sectors, entry.stored);
+        self.tally.count(Counted { stamp, kind, continues, sectors, stored });
     }
 
     pub fn len(&self) -> usize {
@@ -191,7 +172,20 @@ impl Memtable {
     }
 
     pub fn activity(&self) -> impl Iterator<Item = Activity> + '_ {
-        self.activity.values().copied()
+        self.tally.rows()
+    }
+
+    /// The same of the records in `lsns` alone.
+    pub fn activity_of(&self, lsns: RangeInclusive<u64>) -> Vec<Activity> {
+        let mut tally = Tally::default();
+        let mut previous = 0;
+        for (item, stamp) in (0..self.batches.len()).flat_map(|batch| self.stamped(batch)) {
+            let continues = std::mem::replace(&mut previous, item.lsn) == item.lsn;
+            if lsns.contains(&item.lsn) {
+                tally.count(Counted { stamp, kind: item.kind, continues, sectors: item.sectors, stored: item.stored });
+            }
+        }
+        tally.rows().collect()
     }
 
     /// Appends every version that overlaps `range` with an LSN in `lsns`, in no order.
@@ -250,10 +244,15 @@ impl Memtable {
     }
 
     fn stamps(&self, batch: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.stamped(batch).map(|(item, stamp)| (item.lsn, stamp))
+    }
+
+    fn stamped(&self, batch: usize) -> impl Iterator<Item = (&Item, u64)> + '_ {
         let mark = self.batches[batch];
         let end = self.batches.get(batch + 1).map_or(self.items.len(), |next| next.first_item as usize);
         let items = &self.items[mark.first_item as usize..end];
+        // What stands for lost records has no stamp.
         let real = items.iter().filter(|item| item.kind != RecordKind::Damaged);
-        real.map(move |item| (item.lsn, mark.base_stamp.saturating_add(u64::from(item.stamp_delta))))
+        real.map(move |item| (item, mark.base_stamp.saturating_add(u64::from(item.stamp_delta))))
     }
 }

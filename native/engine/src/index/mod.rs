@@ -2,6 +2,7 @@
 //!
 //! A lookup goes down: leaf (cached, packed) ← memtables (not yet sealed) ← runs (footers) ← checkpoint shard.
 
+pub mod activity;
 pub mod checkpoint;
 pub mod files;
 pub mod footer;

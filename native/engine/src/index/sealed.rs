@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::activity::Activity;
 use super::files::Files;
 use super::footer::{self, Footer};
-use super::memtable::{Activity, Control, Memtable};
+use super::memtable::{Control, Memtable};
 use super::run::Run;
 use super::sections::StampFence;
 use super::Version;
@@ -143,9 +144,17 @@ impl Sealed {
         Ok(OpenSegment { id: self.item.id, nonce: self.item.nonce, file: files.get(self.item.id.0)? })
     }
 
-    /// The segment's records, read from its batches.
+    /// The segment's records, read from its batches; one lost record where its file is missing.
     pub fn table(&self, files: &Files) -> Result<Memtable> {
-        recover::sealed_table(&self.open(files)?, &self.item, &self.volume)
+        match self.open(files) {
+            Ok(open) => recover::sealed_table(&open, &self.item, &self.volume),
+            Err(e) if e.kind == Kind::Corrupt => {
+                let mut lost = Memtable::new(self.item.id.0);
+                lost.push_lost(self.item.first_lsn.0, self.volume.sectors);
+                Ok(lost)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     fn rebuild(&self, files: &Files, why: &str) -> Result<Memtable> {

@@ -1,6 +1,7 @@
 //! Tagged, checked sections behind the blocks of a footer or checkpoint (docs/format.md, "Footer").
 
-use super::memtable::{Activity, Control};
+use super::activity::Activity;
+use super::memtable::Control;
 use super::run::Fence;
 use crate::codec::*;
 

@@ -322,8 +322,8 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Reads both copies and changes nothing. Invalid for a format version above ours, NotFound or Corrupt if no copy can be used.
-    pub fn load(storage: Arc<dyn Storage>) -> Result<(Manifest, Notes)> {
+    /// Reads both copies and changes nothing. A copy of another volume than `expected` counts as damaged. Invalid for a format version above ours, NotFound or Corrupt if no copy can be used.
+    pub fn load(storage: Arc<dyn Storage>, expected: Option<[u8; 16]>) -> Result<(Manifest, Notes)> {
         let read = NAMES.map(|name| read_copy(&*storage, name));
         let mut notes = Notes::default();
         let mut copies = Vec::new();
@@ -331,6 +331,9 @@ impl Manifest {
             match result {
                 Err(e) if e.kind == Kind::Invalid => return Err(e),
                 Err(e) => notes.damage.push(e.message),
+                Ok(copy) if expected.is_some_and(|id| id != copy.content.id) => {
+                    notes.damage.push(format!("{name}: it belongs to another volume"));
+                }
                 Ok(copy) => copies.push((name, copy)),
             }
         }
@@ -338,6 +341,9 @@ impl Manifest {
             if copy.has_tail {
                 notes.damage.push(format!("{name}: its last frame is torn or damaged; the other copy is used for it"));
             }
+        }
+        if copies.windows(2).any(|pair| pair[0].1.content.id != pair[1].1.content.id) {
+            return Err(Error::corrupt("manifest.0 and manifest.1 belong to different volumes"));
         }
         copies.sort_by_key(|(_, copy)| copy.content.generation);
         let Some((_, best)) = copies.pop() else {

@@ -109,7 +109,22 @@ pub fn create(
 }
 
 pub fn open(storage: &dyn Storage, id: SegmentId, nonce: u64, write: bool) -> Result<OpenSegment> {
+    Ok(OpenSegment { id, nonce, file: open_file(storage, id, write)? })
+}
+
+/// Opens a segment's file. Corrupt if it is missing: the manifest names it. Invalid if a later version of the format wrote it.
+pub fn open_file(storage: &dyn Storage, id: SegmentId, write: bool) -> Result<Arc<dyn File>> {
     let name = file_name(id);
-    let file = storage.open(&name, write).map_err(|e| Error::io("open", &name, &e))?;
-    Ok(OpenSegment { id, nonce, file })
+    let file = storage.open(&name, write).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::corrupt(format!("{name} is missing")),
+        _ => Error::io("open", &name, &e),
+    })?;
+    let mut page = [0u8; PAGE as usize];
+    let got = file.read_at(&mut page, 0).map_err(|e| Error::io("read", &name, &e))?;
+    let checked = got == page.len() && &page[..8] == MAGIC && u32_at(&page, 12) == crc_around(&page);
+    if checked && u32_at(&page, 8) > FORMAT_VERSION {
+        let version = u32_at(&page, 8);
+        return Err(Error::invalid(format!("{name}: format version {version}; this program knows {FORMAT_VERSION}")));
+    }
+    Ok(file)
 }

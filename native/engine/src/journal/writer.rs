@@ -31,18 +31,9 @@ pub struct Writer {
     pending: Vec<Pending>,
     /// The durable LSN of the last header.
     noted_durable: u64,
-    noted_flush: u64,
     buffer: Vec<u8>,
     /// Where a failed append may have left a batch that nobody was told of.
     failed: Option<(u64, u64)>,
-}
-
-/// What the sync side knows when a batch is written.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Durable {
-    pub lsn: u64,
-    /// The largest LSN that a client asked to be durable, and is.
-    pub flush_point: u64,
 }
 
 impl Writer {
@@ -57,11 +48,16 @@ impl Writer {
             segment_previous_lsn: previous_lsn,
             clock_epoch,
             pending: Vec::new(),
-            noted_durable: 0,
-            noted_flush: 0,
+            noted_durable: previous_lsn,
             buffer: Vec::new(),
             failed: None,
         }
+    }
+
+    /// The writer of the next segment.
+    pub fn go_on(&self, segment: OpenSegment, clock_epoch: u32) -> Writer {
+        let next = Writer::new(segment, self.volume_nonce, self.previous_lsn, clock_epoch);
+        Writer { noted_durable: self.noted_durable, ..next }
     }
 
     pub fn offset(&self) -> u64 {
@@ -86,12 +82,12 @@ impl Writer {
     }
 
     /// True if something should be written although no request came: echoes, or a new durable LSN.
-    pub fn has_news(&self, durable: Durable) -> bool {
-        self.entries > 0 && (!self.pending.is_empty() || durable.lsn > self.noted_durable)
+    pub fn has_news(&self, durable_lsn: u64) -> bool {
+        self.entries > 0 && (!self.pending.is_empty() || durable_lsn > self.noted_durable)
     }
 
     /// Appends the requests as one batch, or an empty batch in a fresh page. On an error nothing has changed.
-    pub fn append(&mut self, requests: &mut [Request], next_lsn: u64, durable: Durable) -> Result<Meta> {
+    pub fn append(&mut self, requests: &mut [Request], next_lsn: u64, durable_lsn: u64) -> Result<Meta> {
         self.scrub()?;
         let fresh = self.fresh_page || requests.is_empty();
         let at = round_up(self.offset, if fresh { PAGE } else { ALIGN });
@@ -102,13 +98,14 @@ impl Writer {
             first_lsn: requests.first().map_or(next_lsn, |r| r.lsn),
             previous_lsn: self.previous_lsn,
             base_stamp: requests.first().map_or(0, |r| r.stamp),
-            durable_lsn: durable.lsn,
+            durable_lsn,
             offset: at as u32,
             entries: entries.len() as u32,
             echo_bytes: self.pending[..echoes].iter().map(|p| p.meta.len() as u32).sum(),
             payload_bytes: payload_bytes as u32,
             clock_epoch: self.clock_epoch,
-            flush_point: durable.flush_point == durable.lsn && durable.lsn > self.noted_flush,
+            // A sync is only ever made because somebody asked.
+            flush_point: durable_lsn > self.noted_durable,
         };
         let mut raw = Vec::with_capacity(entries.len() * ENTRY_BYTES);
         entries.iter().for_each(|entry| entry.encode(&mut raw));
@@ -122,10 +119,7 @@ impl Writer {
         self.pending.drain(..echoes);
         self.offset = header.end();
         self.fresh_page = false;
-        self.noted_durable = durable.lsn;
-        if header.flush_point {
-            self.noted_flush = durable.lsn;
-        }
+        self.noted_durable = durable_lsn;
         let meta = Meta { header, entries };
         if !meta.entries.is_empty() {
             let last_page = (at + meta_bytes.len() as u64 - 1) / PAGE;
