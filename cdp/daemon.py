@@ -31,7 +31,7 @@ from hypercorn.trio import serve as serve_http
 from cdp import __version__, _native, config, files, sockets
 from cdp.catalog import Catalog
 from cdp.control.api import control_app
-from cdp.errors import CdpError
+from cdp.errors import CdpError, Invalid
 from cdp.exports import StoreExports
 from cdp.facts import HealthFacts
 from cdp.nbd import server as nbd_server
@@ -57,6 +57,8 @@ class Settings:
 
 def run(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Busy if the store has a daemon already; Invalid or Io if a socket cannot be had."""
+    if settings.ready_fd is not None and not _is_open(settings.ready_fd):
+        raise Invalid(f"there is no open descriptor {settings.ready_fd} to write `ready` to")
     _allow_descriptors()
     catalog = Catalog(settings.store)
     catalog.ensure_store()
@@ -115,7 +117,8 @@ class _Daemon:
 
     def _announce(self) -> None:
         if self._settings.ready_fd is not None:
-            with files.os_errors(f"writing to descriptor {self._settings.ready_fd}"):
+            # Nobody may be waiting any more: that is no reason not to serve.
+            with suppress(OSError):
                 os.write(self._settings.ready_fd, b"ready\n")
                 os.close(self._settings.ready_fd)
         with suppress(BrokenPipeError):
@@ -150,6 +153,14 @@ async def _serve_control(
     settings.graceful_timeout = GRACE_SECONDS
     settings.loglevel = "WARNING"
     await serve_http(app, settings, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def _allow_descriptors() -> None:

@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -65,7 +66,10 @@ def open_target(text: str, size: int, catalog: Catalog, *, force: bool) -> Targe
 
 
 class FileTarget:
-    """A sparse file, made beside its place and moved there at the end."""
+    """A sparse file without a name, which it gets at the end: whatever ends us before, nothing is left.
+
+    File systems that have no such files (O_TMPFILE) get one with a temporary name beside the place.
+    """
 
     def __init__(self, path: Path, size: int, *, force: bool) -> None:
         if path.exists() and not force:
@@ -73,10 +77,9 @@ class FileTarget:
         self.name = str(path)
         self._path = path
         self._force = force
-        self._temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.restoring")
-        with files.os_errors(f"creating {self._temporary}"):
-            mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666
-            self._descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        self._temporary: Path | None = None
+        with files.os_errors(f"creating {path}"):
+            self._descriptor = self._create(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666)
             try:
                 os.ftruncate(self._descriptor, size)
             except BaseException:
@@ -87,39 +90,62 @@ class FileTarget:
         return view.restore(self._descriptor, progress)
 
     def sync(self) -> None:
-        with files.os_errors(f"writing {self._temporary}"):
-            os.fsync(self._descriptor)
-
-    def finish(self) -> None:
         with files.os_errors(f"writing {self._path}"):
-            if self._force:
-                os.replace(self._temporary, self._path)
-            else:
-                self._move_without_replacing()
-            files.sync_folder(self._path.parent)
+            os.fsync(self._descriptor)
 
     def compare(self, view: _native.View, progress: Progress) -> int | None:
         _forget_cached(self._descriptor)
         return view.compare(self._descriptor, progress)
 
+    def finish(self) -> None:
+        with files.os_errors(f"writing {self._path}"):
+            if self._force:
+                if self._temporary is None:
+                    temporary = self._beside()
+                    self._link(temporary)
+                    self._temporary = temporary
+                os.replace(self._temporary, self._path)
+                self._temporary = None
+            else:
+                # rename would replace what appeared meanwhile; a link does not.
+                try:
+                    self._link(self._path)
+                except FileExistsError as error:
+                    raise Invalid(f"{self._path} appeared meanwhile: --force replaces it") from error
+            files.sync_folder(self._path.parent)
+
     def abandon(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._temporary is not None:
             with suppress(OSError):
                 self._temporary.unlink()
+            self._temporary = None
 
-    def _move_without_replacing(self) -> None:
-        # rename would replace what appeared meanwhile; a second link to the same file does not.
+    def _create(self, mode: int) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC
         try:
-            os.link(self._temporary, self._path)
-        except FileExistsError as error:
-            raise Invalid(f"{self._path} appeared meanwhile: --force replaces it") from error
-        except OSError:
-            # A file system without links.
-            if self._path.exists():
-                raise Invalid(f"{self._path} appeared meanwhile: --force replaces it") from None
-            os.rename(self._temporary, self._path)
+            return os.open(self._path.parent, flags | os.O_TMPFILE, mode)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+        temporary = self._beside()
+        descriptor = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, mode)
+        self._temporary = temporary
+        return descriptor
+
+    def _beside(self) -> Path:
+        return self._path.with_name(f".{self._path.name[:200]}.{secrets.token_hex(4)}.restoring")
+
+    def _link(self, name: Path) -> None:
+        source = self._temporary or f"/proc/self/fd/{self._descriptor}"
+        # Only with a folder's descriptor does Python ask for the link's target to be followed, which /proc needs.
+        folder = os.open(name.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.link(source, name.name, dst_dir_fd=folder, follow_symlinks=True)
+        finally:
+            os.close(folder)
 
 
 class DeviceTarget:

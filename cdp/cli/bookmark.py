@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import human_time, print_json
+from cdp.cli.output import human_time, print_json, warn_if_ambiguous
 from cdp.errors import Invalid
-from cdp.when import parse
+from cdp.when import Ago, At, AtLsn, parse
 
 
 def bookmark(
@@ -33,6 +33,11 @@ def bookmark(
         if remove is not None:
             facts = verbs.remove_bookmark(volume, remove)
         else:
+            if isinstance(when, At | Ago):
+                # A time may mean two instants: the one that is told of is the one that is named.
+                instant = verbs.resolve(volume, when)
+                warn_if_ambiguous(instant)
+                when = AtLsn(instant.lsn)
             facts = verbs.bookmark(volume, name or "", when, force=force)
     if as_json:
         print_json(facts)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import counted, human_bytes, human_time, print_json, print_table
+from cdp.cli.output import counted, human_bytes, human_time, print_json, print_table, warn_if_ambiguous
 from cdp.facts import BookmarkFacts, EventFacts, LogFacts, MinuteFacts
 from cdp.when import parse
 
@@ -27,6 +27,8 @@ def log(
     first, last = parse(since), parse(until)
     with opened(context, store) as verbs:
         facts = verbs.log(volume, first, last)
+    for end in (facts.since, facts.until):
+        warn_if_ambiguous(end)
     if as_json:
         print_json(facts)
     else:

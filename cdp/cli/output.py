@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cdp.facts import document
+from cdp.facts import InstantFacts, document
 from cdp.when import rfc3339
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ def human_time(stamp: int | None) -> str:
 def warn(sentence: str) -> None:
     """Something that people should know, beside the answer."""
     print(f"note: {sentence}", file=sys.stderr)
+
+
+def warn_if_ambiguous(instant: InstantFacts) -> None:
+    """Tells of the other instant that a time may mean."""
+    if instant.other_lsn is not None:
+        warn(f"the clock was set back: that time also means lsn:{instant.other_lsn}, in an earlier clock epoch")
 
 
 @contextmanager

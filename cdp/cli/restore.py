@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cdp.cli.options import WHEN_HELP, JsonOption, StoreOption, VolumeArgument, opened, store_folder
-from cdp.cli.output import human_bytes, human_time, print_json, progress_bar, warn
+from cdp.cli.output import human_bytes, human_time, print_json, progress_bar, warn, warn_if_ambiguous
 from cdp.errors import Corrupt
 from cdp.when import parse
 
@@ -42,8 +42,7 @@ def restore(
     order = work.Order(volume, parse(at), to, force, verify, allow_damage)
     with opened(context, store) as verbs:
         facts = work.restore(verbs, store_folder(context, store), order, progress_bar)
-    if facts.instant.other_lsn is not None:
-        warn(f"the clock was set back: that time also means lsn:{facts.instant.other_lsn}, in an earlier clock epoch")
+    warn_if_ambiguous(facts.instant)
     if as_json:
         print_json(facts)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from tests.rig.cdp import Cdp, environment
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
-from tests.rig.disk import get, put
+from tests.rig.disk import connected, get, put
 from tests.rig.process import SECONDS_MAX, run
 
 MIB = 1 << 20
@@ -74,6 +75,52 @@ def test_a_failed_restore_leaves_the_old_file(cdp: Cdp, store: Path, tmp_path: P
     assert "neither a file nor a block device" in restore(cdp, "/dev/null", exit_code=2)
     restore(cdp, tmp_path / "none" / "image", exit_code=3)
     assert [path.name for path in tmp_path.iterdir()] == ["image"]
+
+
+CRASH = """
+import os, sys
+from contextlib import contextmanager
+from pathlib import Path
+from cdp.restore import Order, restore
+from cdp.store import LocalStore
+from cdp.when import AtBookmark
+
+@contextmanager
+def crash(label):
+    yield lambda done, total: os._exit(9)
+
+store = Path(sys.argv[1])
+restore(LocalStore(store), store, Order("disk", AtBookmark("good"), sys.argv[2], force=True), crash)
+"""
+
+
+def test_a_killed_restore_leaves_nothing(before: bytes, store: Path, tmp_path: Path) -> None:
+    assert before
+    (tmp_path / "image").write_bytes(b"precious")
+    run(sys.executable, "-c", CRASH, store, tmp_path / "image", env=environment(), exit_code=9)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("image", b"precious")]
+
+
+def test_restoring_while_it_is_written(before: bytes, daemon: Daemon, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        with connected(daemon.uri("disk")) as client:
+            while not stop.is_set():
+                client.pwrite(number.to_bytes(8, "little") * 1024, number * 8192 % SIZE)
+                number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for number in range(4):
+            restore(daemon.cdp, tmp_path / f"image{number}", "--verify")
+            assert (tmp_path / f"image{number}").read_bytes() == before
+            daemon.cdp("restore", "disk", "--at", "latest", "--to", tmp_path / f"now{number}", "--verify")
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_a_deleted_volume_can_be_restored(cdp: Cdp, before: bytes, tmp_path: Path) -> None:

@@ -240,6 +240,10 @@ def test_a_damaged_volume_takes_nobody_along(verbs: Cdp, store: Path, tmp_path: 
     assert [it["name"] for it in verbs("list")] == ["whole"]
 
 
+def test_a_descriptor_that_is_not_there(store: Path) -> None:
+    assert "no open descriptor" in Cdp(store).run("serve", "--ready-fd", "77", exit_code=2).stderr
+
+
 def test_one_daemon_a_store(daemon: Daemon) -> None:
     said = daemon.cdp.run("serve", exit_code=4).stderr
     assert str(daemon.pid) in said

@@ -197,7 +197,7 @@ def crashing(real):
 
 catalog = Catalog(Path(sys.argv[1]))
 catalog.ensure_store()
-for name in ("replace", "rename", "mkdir", "fsync"):
+for name in ("replace", "rename", "mkdir", "fsync", "unlink", "rmdir"):
     setattr(os, name, crashing(getattr(os, name)))
 entry = make(catalog, "disk")
 entry = catalog.rename(entry, "renamed")

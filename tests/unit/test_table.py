@@ -68,6 +68,16 @@ def test_a_volume_in_use_is_not_closed(table: Table, disk: Entry) -> None:
     table.release(disk.id)
 
 
+def test_a_volume_is_not_closed_under_a_call(table: Table, disk: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdp.table.CALLS_WAIT_SECONDS", 0.0)
+    with table.looking(disk) as volume:
+        with pytest.raises(Busy, match="another command"), table.closed(disk):
+            pytest.fail("it was closed under a call")
+        assert volume.native.latest().lsn == 0
+    with table.closed(disk):
+        pass
+
+
 def test_closing_waits_for_a_call(table: Table, disk: Entry) -> None:
     order: list[str] = []
     entered, leave = threading.Event(), threading.Event()
