@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from cdp.salvage.batch import CONTROL, DATA, TRIM, VOID, ZERO, Batch, Entry
 from cdp.salvage.files import PAGE, SECTOR
 from cdp.salvage.history import History
+from cdp.salvage.indexed import Indexed
 from cdp.salvage.recovery import Journal, Kept, Lost
 from cdp.salvage.run import RunEntry
 from cdp.salvage.segment import Segment
@@ -18,12 +19,12 @@ _STAMP_BYTES = 64 << 10
 
 @dataclass(slots=True)
 class Expected:
-    """A footer's contents. `lost`: LSNs of which nothing is known, so that nothing can be compared there.
+    """A footer's contents. `lost`: LSNs of which the batches say nothing, so that nothing can be compared there.
 
     `tails`: where the tail may begin: where the last record's payload ends, or the last batch.
     """
 
-    lost: list[Lost] = field(default_factory=list)
+    lost: list[Lost | Indexed] = field(default_factory=list)
     run: list[RunEntry] = field(default_factory=list)
     stamps: list[tuple[int, int, int]] = field(default_factory=list)
     minutes: dict[int, list[int]] = field(default_factory=dict)

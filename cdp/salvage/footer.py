@@ -16,6 +16,7 @@ from cdp.salvage.expected import Expected, expected_footer
 from cdp.salvage.files import PAGE
 from cdp.salvage.history import History
 from cdp.salvage.index import Block, IndexFile, Trailer
+from cdp.salvage.indexed import Indexed
 from cdp.salvage.manifest import SegmentItem
 from cdp.salvage.recovery import Journal, Lost
 from cdp.salvage.report import Report
@@ -110,7 +111,7 @@ def _compare_run(index: IndexFile, trailer: Trailer, blocks: list[Block], expect
         index.complain(f"the trailer says {trailer.run_entries} entries in the run, there are {total}")
 
 
-def _comparable(entries: list[RunEntry], lost: list[Lost]) -> list[RunEntry]:
+def _comparable(entries: list[RunEntry], lost: list[Lost | Indexed]) -> list[RunEntry]:
     """What can be compared: not what is lost, and not the difference of zero and trim, which read the same."""
     known = [e for e in entries if not any(gap.first_lsn <= e.lsn <= gap.last_lsn for gap in lost)]
     return [e._replace(kind=ZERO) if e.kind == TRIM else e for e in known]

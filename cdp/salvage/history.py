@@ -13,8 +13,10 @@ from cdp.errors import Invalid, NotFound
 from cdp.salvage.batch import CONTROL, Entry, PayloadError, checked_payload
 from cdp.salvage.catalog import SECTORS_MAX
 from cdp.salvage.files import SECTOR
-from cdp.salvage.recovery import Journal, Kept
+from cdp.salvage.indexed import Indexed
+from cdp.salvage.recovery import Journal, Kept, Lost
 from cdp.salvage.report import Report
+from cdp.salvage.segment import Segment
 from cdp.salvage.when import Bookmark, Edge, Number, When, show_stamp
 
 
@@ -30,9 +32,9 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The records of one batch: LSNs first..last with their stamps."""
+    """The records of one batch, or lost ones: LSNs first..last with their stamps."""
 
-    piece: Kept
+    piece: Kept | Lost | Indexed
     first_lsn: int
     first_stamp: int
     last_lsn: int
@@ -143,19 +145,19 @@ def read_history(journal: Journal, size: int, created: int, report: Report) -> H
     """Reads the records' stamps and the control records; a control record that is damaged is reported and left out."""
     history = History(size, created)
     for piece in journal.pieces:
-        if not isinstance(piece, Kept):
-            continue
+        if isinstance(piece, Indexed):
+            history.controls += [_control(piece.segment, *row, report) for row in piece.controls]
         first = last = None
         for entry in piece.entries():
             first = first or entry
             last = entry
-            if entry.kind == CONTROL and (control := _read_control(piece, entry, report)) is not None:
+            if entry.kind == CONTROL and (control := _read_control(piece.segment, entry, report)) is not None:
                 history.controls.append(control)
         if first is None or last is None:
             continue
-        stretch = Stretch(piece, first.lsn, first.stamp, last.lsn, last.stamp)
+        stretch = Stretch(piece, first.lsn, first.stamp or created, piece.last_lsn, last.stamp or created)
         history.stretches.append(stretch)
-        history.clock_epochs.setdefault(piece.batch.clock_epoch, []).append(stretch)
+        history.clock_epochs.setdefault(piece.clock_epoch, []).append(stretch)
     return history
 
 
@@ -166,8 +168,7 @@ def resized_to(fields: dict[str, object] | None) -> int | None:
     return size if valid and isinstance(size, int) else None
 
 
-def _read_control(piece: Kept, entry: Entry, report: Report) -> Control | None:
-    segment = piece.segment
+def _read_control(segment: Segment, entry: Entry, report: Report) -> Control | None:
     if segment.file is None:
         return None
     try:
@@ -175,11 +176,15 @@ def _read_control(piece: Kept, entry: Entry, report: Report) -> Control | None:
     except PayloadError as error:
         report.damage(segment.name, f"control record: {error}", segment=segment.item.id, lsn=entry.lsn)
         return None
+    return _control(segment, entry.lsn, entry.stamp, text, report)
+
+
+def _control(segment: Segment, lsn: int, stamp: int, text: bytes, report: Report) -> Control:
     try:
         fields = json.loads(text)
     except ValueError:
         fields = None
     if not isinstance(fields, dict):
-        report.damage(segment.name, "control record: no JSON object", segment=segment.item.id, lsn=entry.lsn)
+        report.damage(segment.name, "control record: no JSON object", segment=segment.item.id, lsn=lsn)
         fields = None
-    return Control(entry.lsn, entry.stamp, text, fields)
+    return Control(lsn, stamp, text, fields)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from cdp.salvage.batch import DAMAGED, Batch, Entry, PayloadError, checked_payload
 from cdp.salvage.catalog import SECTORS_MAX
+from cdp.salvage.indexed import Indexed, read_indexed
 from cdp.salvage.report import Report
 from cdp.salvage.segment import Segment
 
@@ -25,6 +26,11 @@ class Kept:
     first_lsn: int
     last_lsn: int
 
+    @property
+    def clock_epoch(self) -> int:
+        """The clock epoch of its stamps."""
+        return self.batch.clock_epoch
+
     def entries(self) -> Iterator[Entry]:
         """The entries that count, in the order of their LSNs."""
         for entry in self.segment.entries(self.batch):
@@ -36,15 +42,20 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Records of which no copy is left, at LSNs in first..last: nothing is known of any sector until covered again."""
+    """Records of which no copy is left, at LSNs in first..last: nothing is known of any sector until covered again.
+
+    `stamp` is the earliest that they can have, so that no time shows what they may have changed as if it were known.
+    """
 
     segment: Segment
     first_lsn: int
     last_lsn: int
+    stamp: int
+    clock_epoch: int
 
-    def entry(self, stamp: int) -> Entry:
+    def entries(self) -> Iterator[Entry]:
         """A *damaged* entry for the whole address space, because a lost record may also have grown the volume."""
-        return Entry(self.first_lsn, stamp, DAMAGED, 0, SECTORS_MAX, 0, 0, self.segment.item.id)
+        yield Entry(self.first_lsn, self.stamp, DAMAGED, 0, SECTORS_MAX, 0, 0, self.segment.item.id)
 
 
 @dataclass(slots=True)
@@ -52,20 +63,14 @@ class Journal:
     """The records that count, in the order of their LSNs. `cut_lsn`: where a torn tail was cut, else None."""
 
     segments: dict[int, Segment]
-    pieces: list[Kept | Lost] = field(default_factory=list)
+    pieces: list[Kept | Lost | Indexed] = field(default_factory=list)
     durable_lsn: int = 0
     cut_lsn: int | None = None
 
     def entries(self) -> Iterator[Entry]:
         """Every entry that counts; those of one record one behind the other."""
-        stamp = 0
         for piece in self.pieces:
-            if isinstance(piece, Lost):
-                yield piece.entry(stamp)
-                continue
-            for entry in piece.entries():
-                stamp = entry.stamp
-                yield entry
+            yield from piece.entries()
 
 
 def recover(segments: list[Segment], clean_next_lsn: int | None, report: Report) -> Journal:
@@ -145,8 +150,17 @@ class _Walk:
         return True
 
     def lose(self, segment: Segment, last_lsn: int) -> None:
-        """The records behind the last one up to `last_lsn` are lost."""
-        lost = Lost(segment, self.last_lsn + 1, last_lsn)
+        """The directories of the records behind the last one up to `last_lsn` are lost in both copies."""
+        first_lsn, self.last_lsn = self.last_lsn + 1, last_lsn
+        self.reach = max(self.reach, last_lsn)
+        stamp, clock_epoch = self._stamp_of(segment, first_lsn)
+        indexed = read_indexed(segment, first_lsn, last_lsn, stamp)
+        if indexed is not None:
+            text = f"records up to LSN {last_lsn}: both copies of their directory are lost; the footer stands in"
+            self._report.damage(segment.name, text, segment=segment.item.id, lsn=first_lsn)
+            self.journal.pieces.append(indexed)
+            return
+        lost = Lost(segment, first_lsn, last_lsn, stamp, clock_epoch)
         self._report.damage(
             segment.name,
             f"records up to LSN {last_lsn} are lost, of which no copy is left: nothing is known of the whole volume",
@@ -154,7 +168,14 @@ class _Walk:
             lsn=lost.first_lsn,
         )
         self.journal.pieces.append(lost)
-        self.last_lsn = self.reach = last_lsn
+
+    def _stamp_of(self, segment: Segment, lsn: int) -> tuple[int, int]:
+        """The stamp and clock epoch of a record that is lost: the manifest's, else those of the record before it."""
+        if segment.item.sealed and segment.item.first_lsn == lsn:
+            return segment.item.first_stamp, segment.item.clock_epoch
+        before = self.journal.pieces[-1] if self.journal.pieces else None
+        entries = list(before.entries()) if before else []
+        return (entries[-1].stamp if entries else 0), (before.clock_epoch if before else 0)
 
     def _close_gap(self, segment: Segment, previous_lsn: int) -> None:
         if previous_lsn > self.last_lsn:

@@ -1,7 +1,8 @@
 """Drives the native engine through a random history and keeps the model of it.
 
-Also a program, `python -m tests.format.native_history FOLDER SEED STEPS`: it runs one history on a volume that is there,
-prints each record's number when the engine has replied, and then kills itself without a word to the engine.
+Also a program, `python -m tests.format.native_history FOLDER SEED STEPS STATE`: it runs one history on a volume that
+reads as STATE (in hex), prints the number of each record and the state after it, and kills itself without a word to the
+engine, which is still open.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,9 +66,33 @@ def run(folder: Path, state: bytearray, seed: int, steps: int) -> tuple[_native.
     return volume, states
 
 
-def _run_and_die(folder: str, seed: str, steps: str) -> None:
-    _, states = run(Path(folder), bytearray(SIZE), int(seed), int(steps))
-    print(*states, flush=True)
+def run_and_be_killed(folder: Path, state: bytearray, seed: int, steps: int) -> dict[int, bytes]:
+    """The same in another process that dies by SIGKILL; the states of the records that the engine had replied to."""
+    words = [
+        sys.executable,
+        "-m",
+        "tests.format.native_history",
+        str(folder),
+        str(seed),
+        str(steps),
+        bytes(state).hex(),
+    ]
+    died = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    states = {}
+    for line in died.stdout.splitlines():
+        lsn, content = line.split()
+        states[int(lsn)] = bytes.fromhex(content)
+    if states:
+        state[:] = states[max(states)]
+    return states
+
+
+def _run_and_die(folder: str, seed: str, steps: str, state: str) -> None:
+    _volume, states = run(Path(folder), bytearray.fromhex(state), int(seed), int(steps))
+    for lsn, content in states.items():
+        print(lsn, content.hex())
+    sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -240,15 +240,13 @@ def checkpoint_file(
 
 def _shard_items(volume: VolumeWriter, pieces: list[tuple[int, int, int, int]]) -> tuple[list[RunItem], list[int]]:
     entries = {(e.lsn, e.start): (s.id, e) for s in volume.segments for e in s.entries(volume.last_lsn)}
-    table: list[int] = []
+    table = sorted({segment for segment, entry in (entries[p[2], p[3]] for p in pieces) if entry.kind == DATA})
     items = []
     for start, sectors, lsn, entry_start in pieces:
         segment, entry = entries[lsn, entry_start]
         if entry.kind != DATA:  # zeros of several records are merged, so they have no LSN
             items.append(RunItem(start, 0, ZERO, sectors, 0, 0, 0))
             continue
-        if segment not in table:
-            table.append(segment)
         place = (table.index(segment), entry.offset, entry.stored)
         items.append(RunItem(start, lsn, DATA, sectors, *place, start - entry.start, entry.sectors))
     return items, table

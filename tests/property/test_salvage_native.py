@@ -4,9 +4,9 @@ independent writer wrote, also with a torn tail.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import random
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -14,11 +14,13 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from cdp import _native
+from cdp.errors import Corrupt
 from cdp.salvage.check import check_volume
 from cdp.salvage.volume import Volume, open_volume
 from cdp.salvage.when import Time
-from tests.format.native_history import SIZE, lay_volume, run
+from tests.format.native_history import SIZE, lay_volume, run, run_and_be_killed, step
 from tests.format.stores import Modelled, restored
+from tests.format.writer_segment import PAGE, SECTOR
 from tests.property.test_salvage_histories import build, tear
 
 SEEDS = st.integers(0, 2**32)
@@ -86,11 +88,8 @@ def test_both_read_what_the_engine_wrote(seed: int, steps: list[int]) -> None:
 def test_both_read_what_a_killed_engine_left(seed: int, steps: int, more: int) -> None:
     with tempfile.TemporaryDirectory() as base:
         folder = lay_volume(Path(base, "store"), time.time_ns())
-        words = [sys.executable, "-m", "tests.format.native_history", str(folder), str(seed), str(steps)]
-        died = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert died.returncode == -9, died.stderr
-        state, states = _replay(base, seed, steps)
-        assert sorted(states)[1:] == [int(lsn) for lsn in died.stdout.split()]
+        state = bytearray(SIZE)
+        states = {0: bytes(state)} | run_and_be_killed(folder, state, seed, steps)
         assert not check_volume(folder).damaged
         _both_read(folder, states)
         volume, later = run(folder, state, seed + 1, more)
@@ -99,13 +98,30 @@ def test_both_read_what_a_killed_engine_left(seed: int, steps: int, more: int) -
         _clean(folder)
 
 
-def _replay(base: str, seed: int, steps: int) -> tuple[bytearray, dict[int, bytes]]:
-    """The model of the history that the killed process ran, from a second run of it."""
-    state = bytearray(SIZE)
-    states = {0: bytes(state)}
-    volume, more = run(lay_volume(Path(base, "again"), time.time_ns()), state, seed, steps)
-    volume.close()
-    return state, states | more
+def test_a_check_beside_a_running_writer_finds_no_damage(tmp_path: Path) -> None:
+    folder = lay_volume(tmp_path / "store", time.time_ns())
+    volume = _native.Volume.open(str(folder))
+    wrote, done = threading.Event(), threading.Event()
+
+    def write_on() -> None:
+        draw, state = random.Random(1), bytearray(SIZE)
+        while not done.is_set():
+            step(volume, state, draw)
+            wrote.set()
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        for _ in range(8):
+            assert wrote.wait(60)
+            wrote.clear()
+            report = check_volume(folder)
+            assert not report.damaged, report.findings
+            assert isinstance(restored(tmp_path / "store", tmp_path / "out", "latest"), bytes)
+    finally:
+        done.set()
+        writer.join()
+        volume.close()
 
 
 @settings(max_examples=12)
@@ -131,6 +147,46 @@ def test_both_cut_a_torn_tail_at_the_same_record(seed: int, steps: int) -> None:
         folder = made.volume.save(Path(base, "store"))
         _both_read(folder, made.states)
         _write_on(folder, made, seed)
+
+
+@settings(max_examples=25)
+@given(seed=SEEDS, steps=st.integers(1, 12), stop=st.booleans(), whole_page=st.booleans())
+def test_both_lose_the_same_to_one_fault(seed: int, steps: int, stop: bool, whole_page: bool) -> None:
+    made = build(seed, steps)
+    if stop:
+        made.volume.stop()
+    _one_fault(made, random.Random(seed), whole_page)
+    with tempfile.TemporaryDirectory() as base:
+        folder = made.volume.save(Path(base, "store"))
+        native = _native.Volume.open(str(folder), read_only=True)
+        for lsn in [lsn for lsn in made.states if lsn <= native.latest().lsn]:
+            shown = _readable(native.view(lsn))
+            assert restored(folder.parents[1], Path(base, "out"), f"lsn:{lsn}", "--allow-damage") == shown, f"LSN {lsn}"
+        native.close()
+
+
+def _one_fault(made: Modelled, draw: random.Random, whole_page: bool) -> None:
+    segments = [segment for segment in made.volume.segments if f"segment-{segment.id:08x}" in made.volume.files]
+    if not segments:
+        return
+    segment = draw.choice(segments)
+    page = draw.randrange(len(segment.data) // PAGE + 1) * PAGE
+    end = min(len(segment.data), page + PAGE)
+    if whole_page:
+        segment.data[page:end] = bytes(end - page)
+    elif page < end:
+        segment.data[draw.randrange(page, end)] ^= 1 << draw.randrange(8)
+
+
+def _readable(view: _native.View) -> bytes:
+    """The view with zeros for the sectors that cannot be read."""
+    shown = bytearray()
+    for offset in range(0, view.size, SECTOR):
+        try:
+            shown += view.read(offset, SECTOR)
+        except Corrupt:
+            shown += bytes(SECTOR)
+    return bytes(shown)
 
 
 def _write_on(folder: Path, made: Modelled, seed: int) -> None:

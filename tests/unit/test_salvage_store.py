@@ -280,6 +280,19 @@ def test_an_echo_counts_whose_own_batch_is_known_by_an_echo_only(tmp_path: Path)
     _reads_as_the_model(tmp_path / "store", made, tmp_path / "out")
 
 
+def test_the_footer_stands_in_where_a_directory_and_its_echo_are_lost(tmp_path: Path) -> None:
+    made = small_volume()
+    first, second = made.volume.segments[0].batches[:2]
+    echo = second.offset + len(second.copied)
+    for at in (first.offset + 4, echo + 4):
+        made.volume.segments[0].data[at] ^= 1
+    found = _damage(made.volume.save(tmp_path / "store"))
+    assert any("the footer stands in" in finding.text for finding in found)
+    assert restored(tmp_path / "store", tmp_path / "out", "lsn:2") == made.states[2]
+    assert restored(tmp_path / "store", tmp_path / "out", "latest") == made.states[7]
+    assert restored(tmp_path / "store", tmp_path / "out", "bookmark:before") == made.states[2]
+
+
 def test_a_missing_record_above_the_durable_lsn_cuts_the_tail(tmp_path: Path) -> None:
     made = Modelled(VolumeWriter(size=8 * SECTOR))
     at = made.volume.created

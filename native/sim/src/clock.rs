@@ -29,6 +29,10 @@ impl Clock {
         self.now_ns
     }
 
+    pub(crate) fn time(&self) -> u64 {
+        self.now_ns
+    }
+
     /// Moves the clock without telling anybody, as an operator or an NTP daemon does.
     pub(crate) fn step(&mut self, by_ns: i64) {
         self.now_ns = self.now_ns.saturating_add_signed(by_ns);

@@ -166,6 +166,11 @@ impl Machine {
         self.world().trace.clone()
     }
 
+    /// What the wall clock shows, without the time that a look takes.
+    pub fn time(&self) -> u64 {
+        self.world().clock.time()
+    }
+
     /// Moves the wall clock by `by_ns`.
     pub fn step_clock(&self, by_ns: i64) {
         self.world().clock.step(by_ns);

@@ -1,7 +1,8 @@
 //! What the volume must hold: every request by its LSN, what was replied to, what was flushed.
 //!
 //! Invariants: LSNs ascend and are never handed out twice; `flushed` is at most the largest LSN replied to.
-//! A request whose reply was an error may have happened or not; the first look decides, and every later one must agree.
+//! A request whose reply was an error may have happened or not; the first look decides, and every later one must agree,
+//! until a crash: what nothing flushed over may then be decided anew.
 
 use std::fmt;
 
@@ -120,8 +121,12 @@ impl Oracle {
     /// have seen them.
     pub fn crashed(&mut self) {
         self.running = false;
-        for record in self.records.iter_mut().filter(|r| r.fate == Fate::Pending) {
-            record.fate = Fate::Open;
+        for record in &mut self.records {
+            // What a refused request left on its way counts as long as no flush went over it.
+            let comes_back = record.fate == Fate::Never && record.lsn > self.flushed;
+            if record.fate == Fate::Pending || comes_back {
+                record.fate = Fate::Open;
+            }
         }
     }
 
@@ -159,8 +164,11 @@ impl Oracle {
             if seen_failed {
                 continue; // Its client has not asked yet.
             }
+            if record.fate == Fate::Never {
+                continue;
+            }
             record.change.apply(&mut now);
-            if record.fate != Fate::Never && wanted(index, record.lsn) {
+            if wanted(index, record.lsn) {
                 let seen =
                     read(record.lsn).unwrap_or_else(|| panic!("no record has LSN {}, {:?}", record.lsn, record.change));
                 compare(record.lsn, &now, &seen, &format!("after {:?}", record.change));
@@ -198,7 +206,6 @@ impl Record {
             }
             Some(_) => self.fate = Fate::Done,
             None => {
-                self.change = Change::Nothing;
                 self.fate = Fate::Never;
                 *now = before;
             }

@@ -150,6 +150,7 @@ impl File for OpenFile {
             Verdict::Part(share, error) => (fits.min((bytes.len() as u64 * share / MILLION) as usize), Err(error)),
             Verdict::Lossy { error, .. } => (0, Err(error)),
         };
+        crate::campaign::tell(|| format!("  write {} {offset} +{} -> {done} {outcome:?}", self.name, bytes.len()));
         file.write(&bytes[..done], offset as usize);
         outcome
     }
@@ -229,6 +230,9 @@ fn change<'m>(machine: &'m Machine, process: u64, op: Op, name: &str) -> io::Res
     world.changes += 1;
     world.trace.push(Call { op, name: name.into() });
     let verdict = judge(&mut world, op);
+    if op != Op::Write {
+        crate::campaign::tell(|| format!("  {op:?} {name} {}", matches!(verdict, Verdict::Done)));
+    }
     Ok((world, verdict))
 }
 

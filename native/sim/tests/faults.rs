@@ -7,7 +7,7 @@ use cdp_engine::{Kind, Lsn};
 use cdp_sim::campaign::{calls, cuts, seeds, Case};
 use cdp_sim::scenario::{draw, Step};
 use cdp_sim::story::{Depth, Story, VOLUME_BYTES};
-use cdp_sim::{Call, Fault, Op, Restart, EIO, ENOSPC};
+use cdp_sim::{Call, Death, Fault, Op, Restart, EIO, ENOSPC};
 
 const STEPS: usize = 60;
 
@@ -49,12 +49,16 @@ fn run_to(story: &mut Story, steps: &[Step], change: u64) {
 
 /// What holds after any fault, in the process that met it and in the ones after it.
 fn settle(story: &mut Story, call: u64, cut: u64) {
-    if story.is_open() {
+    let floor = story.oracle.last_flushed();
+    settle_above(story, call, cut, floor);
+}
+
+fn settle_above(story: &mut Story, call: u64, cut: u64, floor: u64) {
+    if story.is_open() && story.machine.died().is_none() {
         story.check_durable(call);
-        refuses_after_a_failed_flush(story);
+        refuses_after_a_failed_sync(story);
     }
     story.machine.heal();
-    let floor = story.oracle.last_flushed();
     story.lose_process();
     let restart = [Restart::AllLost, Restart::Process, Restart::Power(call)][cut as usize % 3];
     story.recover(restart, floor);
@@ -68,15 +72,16 @@ fn settle(story: &mut Story, call: u64, cut: u64) {
     story.check(Depth::OneIn(31), call);
 }
 
-fn refuses_after_a_failed_flush(story: &Story) {
-    if !story.failures.iter().any(|f| f.what == "flush" || f.what == "sync_to") {
+/// A flush can fail for want of room, too, and work later; a failed sync is for good.
+fn refuses_after_a_failed_sync(story: &Story) {
+    let failed = |f: &cdp_sim::story::Failure| (f.what == "flush" || f.what == "sync_to") && f.kind == Kind::Poisoned;
+    if !story.failures.iter().any(failed) {
         return;
     }
     let volume = story.volume();
-    let error =
-        volume.write(0, &[1; 512]).and_then(|lsn| volume.commit(lsn)).expect_err("a write after a failed flush");
+    let error = volume.write(0, &[1; 512]).and_then(|lsn| volume.commit(lsn)).expect_err("a write after a failed sync");
     assert_eq!(error.kind, Kind::Poisoned, "{error}");
-    assert!(volume.flush().is_err(), "a flush after a failed flush");
+    assert!(volume.flush().is_err(), "a flush after a failed sync");
 }
 
 #[test]
@@ -99,6 +104,35 @@ fn a_fault_at_every_change() {
     }
 }
 
+/// What a failed call left behind must not come to light when the next thing that happens is a crash.
+#[test]
+fn a_death_soon_after_a_fault() {
+    for seed in seeds(1) {
+        let rehearsal = rehearse(seed + 700);
+        let first = rehearsal.first_change;
+        for call in calls(first..first + rehearsal.trace.len() as u64, 3, seed) {
+            let op = rehearsal.trace[(call - first) as usize].op;
+            for cut in cuts(16) {
+                let _case = Case { test: "faults a_death_soon", seed, call, cut };
+                let mut story = Story::begin(seed + 700);
+                story.tolerant = true;
+                story.machine.fail_change(call, fitting(op)[(call + cut) as usize % fitting(op).len()], false);
+                let death = if cut % 2 == 0 { Death::Power } else { Death::Kill };
+                story.machine.die_at(call + 1 + cut / 2, death);
+                story.run(&rehearsal.steps);
+                story.close();
+                // After a kill the cache has all that was replied to, unless a sync was seen to fail.
+                let (after, floor) = match death {
+                    Death::Kill if op != Op::Sync => (1, story.oracle.last_replied()),
+                    Death::Kill => (1, story.oracle.last_flushed()),
+                    Death::Power => (2 * (cut / 4 % 2), story.oracle.last_flushed()),
+                };
+                settle_above(&mut story, call, after, floor);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_flush_whose_sync_failed_is_an_error_and_ends_the_writing() {
     let mut poisoned = 0;
@@ -116,7 +150,11 @@ fn a_flush_whose_sync_failed_is_an_error_and_ends_the_writing() {
             story.machine.fail_change(call, Fault::SyncHides, false);
             run_to(&mut story, &rehearsal.steps, call);
             poisoned += u64::from(story.failures.iter().any(|f| f.what == "flush"));
-            assert!(!story.failures.is_empty(), "a failed sync of {} went by in silence", made.name);
+            let told = story.failures.first().map(|f| f.kind);
+            assert_eq!(told, Some(Kind::Poisoned), "the failed sync of {}", made.name);
+            if story.is_open() {
+                refuses_after_a_failed_sync(&story);
+            }
         }
     }
     assert!(poisoned > 0, "no flush met a failed sync");
