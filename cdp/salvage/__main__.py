@@ -23,7 +23,7 @@ from cdp.salvage.history import Instant
 from cdp.salvage.image import Restored, open_origin, restore
 from cdp.salvage.report import DAMAGE, Report
 from cdp.salvage.volume import Volume, open_volume
-from cdp.salvage.when import parse_when, show_stamp
+from cdp.salvage.when import When, parse_when, show_stamp
 
 
 def main(arguments: list[str]) -> int:
@@ -164,19 +164,37 @@ def _restore(options: argparse.Namespace) -> int:
     target = _checked_target(options.to, options.store)
     now = time.time_ns()
     when = parse_when(options.at, now)
-    volume = open_volume(find_volume(options.store, options.volume))
+    folder = find_volume(options.store, options.volume)
+    try:
+        _restore_once(options, folder, target, when, now, believe=False)
+    except Corrupt:  # beside a running writer, read again before a fault is believed
+        _restore_once(options, folder, target, when, now, believe=True)
+    return 0
+
+
+def _restore_once(
+    options: argparse.Namespace, folder: Path, target: Path, when: When, now: int, *, believe: bool
+) -> None:
+    volume = open_volume(folder)
     try:
         instant = volume.history.resolve(when, now)
         origin = open_origin(volume, options.origin)
+        believe = believe or volume.manifest.clean
         try:
-            done = restore(volume, instant.lsn, target, origin, allow_damage=options.allow_damage)
-        finally:
-            for finding in volume.report.findings:
-                print(finding.line(), file=sys.stderr)
+            done = restore(volume, instant.lsn, target, origin, allow_damage=believe and options.allow_damage)
+        except Corrupt:
+            if believe:
+                _tell_findings(volume)
+            raise
+        _tell_findings(volume)
     finally:
         volume.close()
     _tell_restored(options, volume, instant, done)
-    return 0
+
+
+def _tell_findings(volume: Volume) -> None:
+    for finding in volume.report.findings:
+        print(finding.line(), file=sys.stderr)
 
 
 def _checked_target(target: Path, store: Path) -> Path:

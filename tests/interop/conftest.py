@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig.clients import Qemu, newest_qemu
+from tests.rig.content import DISK_BYTES
 from tests.rig.daemon import Daemon
 from tests.rig.process import ProgramFailed
 
@@ -32,9 +33,9 @@ def served() -> Iterator[Daemon]:
 
 @pytest.fixture
 def disk(served: Daemon) -> str:
-    """The name of a new volume of 64 MiB, made while the daemon runs."""
+    """The name of a new volume of DISK_BYTES, made while the daemon runs."""
     name = f"disk{next(_numbers)}"
-    served.cdp("create", name, "--size", "64MiB")
+    served.cdp("create", name, "--size", str(DISK_BYTES))
     return name
 
 

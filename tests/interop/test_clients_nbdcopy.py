@@ -23,7 +23,7 @@ def test_there_and_back(served: Daemon, disk: str, transport: Transport, connect
 def test_volume_to_volume(served: Daemon, disk: str, tmp_path: Path) -> None:
     source = content_file(tmp_path / "source", DISK_BYTES, disk)
     other = f"{disk}-copy"
-    served.cdp("create", other, "--size", "64MiB")
+    served.cdp("create", other, "--size", str(DISK_BYTES))
     nbdcopy(source, served.uri(disk))
     nbdcopy(served.uri(disk), served.uri(other))
     nbdcopy(served.uri(other), tmp_path / "back")

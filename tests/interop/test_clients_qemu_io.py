@@ -17,7 +17,7 @@ SCRIPTS = {
         "write -P 2 1M 1M",
         "write -P 3 1536k 64k",
         "flush",
-        "write -f -P 4 63M 1M",
+        "write -f -P 4 31M 1M",
         "flush",
     ],
     "unaligned": [
@@ -25,7 +25,7 @@ SCRIPTS = {
         "write -P 6 511 2",
         "write -P 7 4095 4098",
         "write -P 8 12345 678901",
-        "write -P 9 67108863 1",
+        "write -P 9 33554431 1",
     ],
     "zeroes": [
         "write -P 10 0 4M",

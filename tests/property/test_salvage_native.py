@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cdp.errors import Corrupt
 from cdp.salvage.check import check_volume
 from cdp.salvage.volume import Volume, open_volume
 from cdp.salvage.when import Time
-from tests.format.native_history import SIZE, lay_volume, run, run_and_be_killed
+from tests.format.native_history import SIZE, lay_volume, run, run_and_be_killed, step
 from tests.format.stores import Modelled, restored
 from tests.format.writer_segment import PAGE, SECTOR
 from tests.property.test_salvage_histories import build, tear
@@ -95,6 +96,32 @@ def test_both_read_what_a_killed_engine_left(seed: int, steps: int, more: int) -
         volume.close()
         _both_read(folder, states | later)  # and the event that tells of the recovery
         _clean(folder)
+
+
+def test_a_check_beside_a_running_writer_finds_no_damage(tmp_path: Path) -> None:
+    folder = lay_volume(tmp_path / "store", time.time_ns())
+    volume = _native.Volume.open(str(folder))
+    wrote, done = threading.Event(), threading.Event()
+
+    def write_on() -> None:
+        draw, state = random.Random(1), bytearray(SIZE)
+        while not done.is_set():
+            step(volume, state, draw)
+            wrote.set()
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        for _ in range(8):
+            assert wrote.wait(60)
+            wrote.clear()
+            report = check_volume(folder)
+            assert not report.damaged, report.findings
+            assert isinstance(restored(tmp_path / "store", tmp_path / "out", "latest"), bytes)
+    finally:
+        done.set()
+        writer.join()
+        volume.close()
 
 
 @settings(max_examples=12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-DISK_BYTES = 64 << 20
+DISK_BYTES = 32 << 20
 """The size of the volumes that tests with real clients make: large enough for many segments of requests, copied in a moment."""
 
 _PIECE = 4096
