@@ -61,7 +61,7 @@ test-python: native
 
 # Optimized, but with the assertions that a release build leaves out.
 test-long: native
-	CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test $(MANIFEST) --workspace --quiet -- --ignored
+	CDP_SIM_LONG=20 CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test $(MANIFEST) -p cdp-sim --quiet
 	$(PYTHON) -m pytest -m long $(PYTEST_ARGS)
 
 bench: native

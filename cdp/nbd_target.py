@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ class NbdCopy:
         self._nbd: Any = nbd
         self._uri = uri
         self._size = size
-        self._failure: int = 0
-        self._pending = 0
+        self._pending: list[tuple[int, object]] = []
+        """The cookies of writes under way, with the buffers that have to live as long."""
         if handle.is_read_only():
             raise Invalid(f"{uri} is read-only")
         if handle.get_size() < size:
@@ -69,14 +70,18 @@ class NbdCopy:
         """Makes what was written durable, if the server can."""
         with self._errors("flushing"):
             if self._handle.can_flush():
-                self._handle.flush()
+                self._pending.append((self._handle.aio_flush(), None))
+                self._drain(0)
 
     def compare(self, view: _native.View, progress: Progress) -> int | None:
         """The offset of the first byte that differs, or None."""
         for offset in range(0, self._size, CHUNK_BYTES):
             length = min(CHUNK_BYTES, self._size - offset)
             with self._errors("reading from"):
-                there = bytes(self._handle.pread(length, offset))
+                buffer = self._nbd.Buffer(length)
+                self._pending.append((self._handle.aio_pread(buffer, offset), buffer))
+                self._drain(0)
+                there = bytes(buffer.to_bytearray())
             here, _ = _read(view, offset, length)
             if there != here:
                 return offset + next(i for i in range(length) if there[i] != here[i])
@@ -84,9 +89,11 @@ class NbdCopy:
         return None
 
     def close(self) -> None:
-        """Ends the connection. Idempotent."""
-        with suppress(self._nbd.Error):
-            self._handle.shutdown()
+        """Ends the connection, without waiting for writes that are under way. Idempotent."""
+        handle, self._handle = self._handle, None
+        if handle is not None and not self._pending:
+            with suppress(self._nbd.Error):
+                handle.shutdown()
 
     def _zero(self, offset: int, length: int) -> None:
         if not self._handle.can_zero():
@@ -94,33 +101,41 @@ class NbdCopy:
                 self._pwrite(bytes(min(CHUNK_BYTES, offset + length - start)), start)
             return
         self._drain(IN_FLIGHT - 1)
-        self._handle.aio_zero(length, offset, completion=self._completed)
-        self._pending += 1
+        self._pending.append((self._handle.aio_zero(length, offset), None))
 
     def _pwrite(self, data: bytes, offset: int) -> None:
         self._drain(IN_FLIGHT - 1)
-        # The binding keeps the buffer alive until the command has completed.
         buffer = self._nbd.Buffer.from_bytearray(bytearray(data))
-        self._handle.aio_pwrite(buffer, offset, completion=self._completed)
-        self._pending += 1
-
-    def _completed(self, error: Any) -> int:
-        # libnbd gives a ctypes integer.
-        self._pending -= 1
-        self._failure = self._failure or int(getattr(error, "value", error))
-        return 1
+        self._pending.append((self._handle.aio_pwrite(buffer, offset), buffer))
 
     def _drain(self, pending_max: int) -> None:
-        while self._pending > pending_max:
-            self._handle.poll(-1)
-        if self._failure:
-            raise files.os_error(f"writing to {self._uri}", OSError(self._failure, ""))
+        # Cookies, not completion callbacks: an interrupt that hit a callback would be lost in libnbd, and its command with it.
+        while len(self._pending) > pending_max:
+            self._pending = [it for it in self._pending if not self._handle.aio_command_completed(it[0])]
+            if len(self._pending) > pending_max:
+                self._turn()
+
+    def _turn(self) -> None:
+        """Waits for the connection and moves it on. In Python, because libnbd's own wait cannot be interrupted."""
+        direction = self._handle.aio_get_direction()
+        readable, writable = direction & self._nbd.AIO_DIRECTION_READ, direction & self._nbd.AIO_DIRECTION_WRITE
+        poller = select.poll()
+        poller.register(
+            self._handle.aio_get_fd(), (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
+        )
+        for _, happened in poller.poll():
+            if readable and happened & ~select.POLLOUT:
+                self._handle.aio_notify_read()
+            elif writable:
+                self._handle.aio_notify_write()
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
         try:
             yield
         except self._nbd.Error as error:
+            if error.errnum:
+                raise files.os_error(f"{doing} {self._uri}", OSError(error.errnum, error.string)) from error
             raise Io(f"{doing} {self._uri}: {error.string}") from error
 
 

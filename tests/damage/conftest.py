@@ -11,10 +11,13 @@ import pytest
 
 from tests.damage.history import History, small_history
 
+MEMORY = Path("/dev/shm")
+"""Thousands of openings, each of which drops caches: on a disk most of the time would go into reading the same again."""
+
 
 @pytest.fixture(scope="module")
 def _whole() -> Iterator[History]:
-    folder = Path(tempfile.mkdtemp(prefix="cdp-"))
+    folder = Path(tempfile.mkdtemp(prefix="cdp-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
         yield small_history(folder)
     finally:

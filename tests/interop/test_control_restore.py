@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.cdp import Cdp, environment
+from tests.rig.cdp import CDP, Cdp, environment
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
 from tests.rig.disk import connected, get, put
@@ -193,6 +194,28 @@ def test_an_nbd_server_that_fails(cdp: Cdp) -> None:
     ) as uri:
         assert "does not hold what was written" in restore(cdp, uri, "--verify", exit_code=8)
     assert "connecting" in restore(cdp, "nbd+unix:///?socket=/nonexistent/socket", exit_code=8)
+
+
+def test_an_interrupt_ends_a_restore_to_a_server_that_stalls(before: bytes, store: Path, tmp_path: Path) -> None:
+    assert before
+    began, gate = tmp_path / "began", tmp_path / "gate"
+    os.mkfifo(began)
+    os.mkfifo(gate)
+    stall = (f"get_size=echo {SIZE}", "thread_model=echo serialize_requests", f"pwrite=echo > {began}; cat {gate}")
+    with nbdkit("eval", *stall, "pread=true") as uri:
+        words = ("restore", "disk", "--at", "bookmark:good", "--to", uri, "--store", str(store))
+        restoring = subprocess.Popen([*CDP, *words], env=environment(), stderr=subprocess.PIPE, text=True)
+        try:
+            # Opens when the server has taken the first write, which it will not answer.
+            began.read_text()
+            restoring.send_signal(signal.SIGINT)
+            said = restoring.communicate(timeout=SECONDS_MAX)[1]
+        finally:
+            restoring.kill()
+            restoring.wait()
+            gate.write_text("")
+    assert restoring.returncode == 130
+    assert "Traceback" not in said
 
 
 def test_the_stores_own_exports_are_no_targets(store: Path, before: bytes, daemon: Daemon, tmp_path: Path) -> None:

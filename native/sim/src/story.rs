@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use cdp_engine::options::Maintenance;
+use cdp_engine::origin::Origin;
 use cdp_engine::storage::Storage;
 use cdp_engine::{Kind, Lsn, Options, Stamp, View, Volume, Zeroing};
 
@@ -36,6 +37,21 @@ pub fn small_options() -> Options {
     }
 }
 
+/// A disk under the volume.
+struct Disk(Vec<u8>);
+
+impl Origin for Disk {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> cdp_engine::Result<()> {
+        let start = offset as usize;
+        buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
+        Ok(())
+    }
+}
+
 /// An error that a step met, with the step.
 #[derive(Debug)]
 pub struct Failure {
@@ -61,6 +77,7 @@ pub struct Story {
     pub tolerant: bool,
     /// Reads may fail, but not be wrong.
     pub shaky_reads: bool,
+    origin: Option<Arc<dyn Origin>>,
     volume: Option<Arc<Volume>>,
     pending: Vec<u64>,
     steps_done: usize,
@@ -69,27 +86,48 @@ pub struct Story {
 impl Story {
     /// Creates and opens a volume on a sound machine.
     pub fn begin(seed: u64) -> Story {
+        Story::over(seed, None)
+    }
+
+    /// The same over a disk that is a little smaller than the volume.
+    pub fn begin_over_origin(seed: u64) -> Story {
+        let mut disk = vec![0; VOLUME_BYTES - 5000];
+        Rng::new(seed).fill(&mut disk);
+        Story::over(seed, Some(disk))
+    }
+
+    fn over(seed: u64, disk: Option<Vec<u8>>) -> Story {
         let machine = Machine::new(seed);
         let storage: Arc<dyn Storage> = machine.boot();
         let created = Stamp(storage.now());
         Volume::create(Arc::clone(&storage), ID, VOLUME_BYTES as u64, created).expect("create on a sound machine");
-        let mut story = Story::on(machine, Oracle::new(vec![0; VOLUME_BYTES]));
+        let mut first = disk.clone().unwrap_or_default();
+        first.resize(VOLUME_BYTES, 0);
+        let mut story = Story::on(machine, Oracle::new(first));
+        story.origin = disk.map(|disk| Arc::new(Disk(disk)) as Arc<dyn Origin>);
         story.volume = Some(story.open(storage).expect("open on a sound machine"));
         story
     }
 
-    /// A story that goes on elsewhere: no process runs on `machine` yet.
-    pub fn on(machine: Machine, oracle: Oracle) -> Story {
+    fn on(machine: Machine, oracle: Oracle) -> Story {
         Story {
             machine,
             oracle,
             failures: Vec::new(),
             tolerant: false,
             shaky_reads: false,
+            origin: None,
             volume: None,
             pending: Vec::new(),
             steps_done: 0,
         }
+    }
+
+    /// The same story up to here, to go on elsewhere: no process runs on its machine yet.
+    pub fn fork(&self) -> Story {
+        let mut story = Story::on(self.machine.fork(), self.oracle.clone());
+        story.origin = self.origin.clone();
+        story
     }
 
     /// Runs the steps until the end or the death of the process.
@@ -326,7 +364,7 @@ impl Story {
     }
 
     fn open(&self, storage: Arc<dyn Storage>) -> cdp_engine::Result<Arc<Volume>> {
-        Volume::open(storage, None, small_options())
+        Volume::open(storage, self.origin.clone(), small_options())
     }
 
     fn compare_states(&mut self, wanted: impl Fn(usize, u64) -> bool, rng: &mut Rng) {

@@ -10,7 +10,7 @@ use crate::codec::*;
 use crate::error::{Error, Kind, Result};
 use crate::journal::segment::FORMAT_VERSION;
 use crate::storage::{File, Storage};
-use crate::units::{Lsn, SegmentId};
+use crate::units::{Lsn, SegmentId, SECTOR};
 
 const MAGIC: &[u8; 8] = b"CDPMAN01";
 const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"CDPF");
@@ -241,6 +241,9 @@ pub fn parse_copy(name: &str, b: &[u8]) -> Result<Copy> {
     }
     if !whole || u32_at(b, 8) != FORMAT_VERSION {
         return Err(corrupt("its header is damaged"));
+    }
+    if u64_at(b, 32) == 0 || u64_at(b, 32) % SECTOR != 0 {
+        return Err(corrupt("its volume has an impossible size"));
     }
     let mut content = Content { size: u64_at(b, 32), created: u64_at(b, 40), ..Content::default() };
     content.id.copy_from_slice(&b[16..32]);

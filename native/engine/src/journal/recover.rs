@@ -111,7 +111,7 @@ pub fn sealed_walk(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -
         walk.take(&mut window, meta, segment, volume, item.last_lsn.0 + 1)?;
     }
     if walk.last_lsn < item.last_lsn.0 {
-        walk.table.push_lost(walk.last_lsn + 1, volume.sectors);
+        walk.table.push_lost(walk.last_lsn + 1, item.last_lsn.0, item.first_stamp, volume.sectors);
     }
     Ok((walk.table, walk.tail_offset, scan))
 }
@@ -162,7 +162,7 @@ impl Walk {
             return Ok(());
         }
         if previous > self.last_lsn && previous > self.durable_lsn {
-            self.lose(segment, self.durable_lsn, volume);
+            self.lose(segment, self.durable_lsn, meta.header.base_stamp, volume);
             self.cut = Some(self.durable_lsn + 1);
             return Ok(());
         }
@@ -173,11 +173,11 @@ impl Walk {
     }
 
     /// Records after `last_lsn` up to `upto` are gone with both copies of their directory.
-    fn lose(&mut self, segment: &OpenSegment, upto: u64, volume: &Volume) {
+    fn lose(&mut self, segment: &OpenSegment, upto: u64, stamp: u64, volume: &Volume) {
         let name = file_name(segment.id);
         let first = self.last_lsn + 1;
         self.damage.push(format!("{name}: records {first} to {upto} are lost with both copies of their directory"));
-        self.table.push_lost(first, volume.sectors);
+        self.table.push_lost(first, upto, stamp, volume.sectors);
         self.last_lsn = upto;
     }
 
@@ -218,7 +218,7 @@ impl Walk {
         cut: u64,
     ) -> Result<()> {
         if meta.header.previous_lsn > self.last_lsn {
-            self.lose(segment, meta.header.previous_lsn, volume);
+            self.lose(segment, meta.header.previous_lsn, meta.header.base_stamp, volume);
         }
         let documents =
             control_documents(window, meta, volume).map_err(|e| Error::io("read", &file_name(segment.id), &e))?;
