@@ -166,6 +166,7 @@ impl Story {
             Step::Commit { all, seed } => self.commit(*all, *seed),
             Step::Flush => self.flush(),
             Step::SyncTo => self.sync_to(),
+            Step::Idle => self.idle(),
             Step::Look { seed } => self.look(*seed),
             Step::StepClock { by_ns } => self.machine.step_clock(*by_ns),
             Step::Reopen => self.reopen(),
@@ -226,6 +227,22 @@ impl Story {
             Ok(()) => self.oracle.flushed(lsn),
             Err(error) => self.fail("sync_to", error),
         }
+    }
+
+    fn idle(&mut self) {
+        if let Err(error) = self.volume().tick() {
+            self.fail("tick", error);
+        }
+    }
+
+    /// Writes, closes, opens and idles until there is a checkpoint.
+    pub fn settle_down(&mut self) {
+        for seed in 0..3 {
+            let content = crate::scenario::Content { bytes: 5000, seed };
+            self.run(&[Step::Write { offset: 77 << seed, content }, Step::Commit { all: true, seed }, Step::Idle]);
+            self.reopen();
+        }
+        assert!(self.machine.files().iter().any(|(name, _)| name.starts_with("checkpoint")), "no checkpoint came");
     }
 
     /// The live volume and one earlier instant agree with the oracle.
