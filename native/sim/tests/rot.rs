@@ -1,5 +1,5 @@
 //! Promise 3, "nothing rots in silence": after a clean stop every page is zeroed, every so many bytes one is flipped, and
-//! files are cut, emptied and swapped. It is named, and only the sectors of the damaged payload cannot be read.
+//! files are cut, emptied, swapped and lost. It is named, and only the sectors of the damaged payload cannot be read.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -174,16 +174,20 @@ fn a_byte_that_rots_in_an_open_segment_costs_only_its_payload() {
 }
 
 #[test]
-fn files_that_are_cut_empty_or_foreign_are_named_and_nothing_is_written() {
+fn files_that_are_cut_empty_foreign_or_lost_are_named_and_nothing_is_written() {
     let rest = rest(600);
     let foreign = Story::begin(9).machine;
     for (file, length) in rest.machine.files() {
         let whole = rest.machine.contents(&file).expect("listed");
         let cut = whole[..whole.len() / 2].to_vec();
         let alien = foreign.contents(&file).unwrap_or_else(|| vec![0x55; length as usize]);
-        for (what, bytes) in [("cut", cut), ("empty", Vec::new()), ("foreign", alien)] {
+        let cases = [("cut", Some(cut)), ("empty", Some(Vec::new())), ("foreign", Some(alien)), ("lost", None)];
+        for (what, bytes) in cases {
             let machine = rest.machine.fork();
-            machine.replace(&file, &bytes);
+            match bytes {
+                Some(bytes) => machine.replace(&file, &bytes),
+                None => machine.lose(&file),
+            }
             let before = machine.changes();
             let (mut said, mut failed) = (Vec::new(), false);
             match Volume::open_read_only(machine.boot_read_only(), None, small_options()) {
