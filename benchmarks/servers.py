@@ -1,6 +1,6 @@
 """The servers that are compared, each over a folder of its own on the same disk, on a Unix socket.
 
-A server is ready when its `start` returns: nbdkit and qemu-nbd fork once they listen, the daemon of this project says so on a pipe.
+A server is ready when its `start` returns: nbdkit and qemu-nbd write a file once they listen, the daemon of this project says so on a pipe.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from tests.rig.daemon import Daemon
 from tests.rig.process import run
 
 END_MILLISECONDS = 60_000
+PID_SECONDS = 30.0
+PID_STEP_SECONDS = 0.01
 
 
 class Server(Protocol):
@@ -74,6 +77,11 @@ class ForkingServer:
 
     def start(self) -> None:
         run(*self.command())
+        # nbdkit's parent may return before its child has written the file; that it stands there is its sign of readiness.
+        deadline = time.monotonic() + PID_SECONDS
+        while not (self._pid_file.exists() and self._pid_file.read_text().endswith("\n")):
+            assert time.monotonic() < deadline, f"{self.name} wrote no {self._pid_file}"
+            time.sleep(PID_STEP_SECONDS)
         self._pid = int(self._pid_file.read_text())
 
     @property

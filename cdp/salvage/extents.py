@@ -54,6 +54,8 @@ class ExtentMap:
 
     def between(self, start: int, end: int) -> Iterator[Extent]:
         """The extents of the sectors start..end, cut at both."""
+        if start >= end:
+            return
         low = max(0, bisect_right(self._firsts, start) - 2)
         for leaf in self._leaves[low:]:
             for first, last, entry in leaf:

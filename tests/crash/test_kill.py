@@ -15,7 +15,7 @@ from pathlib import Path
 import nbd
 import pytest
 
-from cdp import _native
+from cdp import _native, marks
 from cdp.errors import NotFound
 from tests.crash.load import Lane, Load, lanes
 from tests.rig.daemon import Daemon
@@ -117,6 +117,9 @@ class Ordeal:
             latest = looked.latest().lsn
             assert latest >= self.last_lsn + count
             assert not looked.faults()
+            told = [event for event in marks.events(looked.controls()) if event.lsn > self.last_lsn]
+            assert told, "no event tells of the unclean end"
+            assert (told[0].event, told[0].details["last_lsn"]) == ("recovery", self.last_lsn + count)
         finally:
             looked.close()
         sent = sum(len(lane.requests) for lane in self.lanes)

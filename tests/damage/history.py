@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,11 @@ NAME = "disk"
 VOLUME_BYTES = 320 * SECTOR
 SMALL_WRITES = 240
 """Records of the second run: enough for a footer with more than one block."""
+
+
+MORE_RUNS = 7
+"""Runs until enough segments are sealed for a checkpoint."""
+CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass
@@ -76,6 +82,13 @@ class Writer:
     def flush(self) -> None:
         self._volume.flush()
 
+    def wait_for_checkpoint(self) -> None:
+        """The volume's own thread writes it beside the requests, when enough segments are sealed."""
+        deadline = time.monotonic() + CHECKPOINT_SECONDS
+        while not any(self._history.folder.glob("checkpoint-????????")):
+            assert time.monotonic() < deadline, "no checkpoint was written"
+            time.sleep(0.01)
+
     def close(self) -> None:
         self._volume.close()
 
@@ -86,7 +99,7 @@ class Writer:
 
 
 def small_history(store: Path) -> History:
-    """Three sealed segments: data of one and of many chunks, aligned and not, zeros, trims, bookmarks, flush points."""
+    """Sealed segments and a checkpoint: data of one and of many chunks, aligned and not, zeros, trims, bookmarks, flush points."""
     history = History(store)
     noise = random.Random(20261122)
     run = Writer(history)
@@ -113,6 +126,13 @@ def small_history(store: Path) -> History:
     run.write(3 * SECTOR, noise.randbytes(2 * SECTOR))
     run.bookmark("last")
     run.close()
+    for number in range(MORE_RUNS):
+        run = Writer(history)
+        run.write(noise.randrange(VOLUME_BYTES // 2), noise.randbytes(700))
+        run.zero((200 + number) * SECTOR, SECTOR)
+        if number == MORE_RUNS - 1:
+            run.wait_for_checkpoint()
+        run.close()
     history.files = {path.name: path.read_bytes() for path in sorted(history.folder.iterdir())}
     history.segments = {name: dissect(history.folder / name) for name in history.files if name.startswith("segment-")}
     return history
@@ -126,6 +146,11 @@ def verified(history: History) -> list[FindingFacts]:
 def checked(history: History) -> list[Finding]:
     """What the reference reader's `check` finds to be damaged."""
     return [finding for finding in check_volume(history.folder).findings if finding.severity == DAMAGE]
+
+
+def checked_folder(folder: Path) -> list[str]:
+    """The same for any volume, as sentences."""
+    return [finding.line() for finding in check_volume(folder).findings if finding.severity == DAMAGE]
 
 
 def assert_reads(history: History, lsns: list[int], damaged: set[Entry]) -> None:

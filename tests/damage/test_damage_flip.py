@@ -1,6 +1,7 @@
 """Any changed byte of any file of a store that was stopped cleanly: found by both readers, named, and no dearer than the payload that it lies in.
 
-Small files byte by byte; of segments the ends of every part and a few bytes inside each (`long`: every byte). There is no byte without a meaning.
+Small files byte by byte; of segments the ends of every part and a few bytes inside each, of a checkpoint what stands where pages begin and end
+(`long`: every byte). There is no byte without a meaning.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.damage.anatomy import SECTOR, Entry
+from tests.damage.anatomy import PAGE, SECTOR, Entry
 from tests.damage.history import History, assert_reads, checked, data_entries, verified
 
-MANY = 12
+MANY = 8
 """Parts of one kind in a file of which every run looks at so many, picked by the seed, and the first and last."""
 
 
@@ -25,8 +26,12 @@ def _flip(history: History, name: str, at: int) -> None:
 
 def _offsets(history: History, name: str, rng: random.Random) -> list[int]:
     """Both ends of parts of every kind, and a byte inside."""
+    size = len(history.files[name])
+    if size < PAGE:
+        return list(range(size))
     if name not in history.segments:
-        return list(range(len(history.files[name])))
+        near = {at for page in range(0, size, PAGE) for at in range(page, page + 40)} | set(range(size - 120, size))
+        return sorted(near | set(rng.sample(range(size), 150)))
     by_kind: dict[str, list[tuple[int, int]]] = {}
     for part in history.segments[name].parts:
         by_kind.setdefault(part.what, []).append((part.start, part.end))
@@ -52,30 +57,33 @@ def assert_checked(history: History, name: str, at: str, damaged: set[Entry]) ->
     """The reference reader's check does the same."""
     found = checked(history)
     assert found, f"{name} {at}: not found by the reference reader"
-    assert all(finding.file == name for finding in found), f"{name} {at}: {found}"
+    assert name in {finding.file for finding in found}, f"{name} {at}: {found}"
     extents = {(f.lsn, f.start, f.sectors) for f in found if f.start is not None}
     assert extents == {(e.lsn, e.start, e.sectors) for e in damaged}, f"{name} {at}: {found}"
 
 
-def _lsns(history: History, damaged: Iterable[Entry], rng: random.Random) -> list[int]:
+def _lsns(lsns: list[int], damaged: Iterable[Entry], rng: random.Random) -> list[int]:
     near = {lsn for entry in damaged for lsn in (entry.lsn - 1, entry.lsn)}
-    return sorted(near | set(rng.sample(sorted(history.states), 3)))
+    return sorted(near | {rng.choice(lsns)})
 
 
 def _sweep(history: History, name: str, offsets: Iterable[int], rng: random.Random, checks: float) -> None:
+    lsns = sorted(history.states)
     for at in offsets:
         _flip(history, name, at)
         damaged = data_entries(history, name, at, at + 1)
         assert_found(history, name, f"at {at}", damaged)
-        assert_reads(history, _lsns(history, damaged, rng), damaged)
+        assert_reads(history, _lsns(lsns, damaged, rng), damaged)
         if rng.random() < checks:
             assert_checked(history, name, f"at {at}", damaged)
     history.put_back(name)
 
 
 def test_a_changed_byte_is_found_and_costs_one_payload_at_most(history: History, rng: random.Random) -> None:
-    for name in history.files:
-        _sweep(history, name, _offsets(history, name, rng), rng, checks=0.25 if name in history.segments else 0.04)
+    # The first three differ in kind, the others are alike.
+    alike = sorted(history.segments)[3:]
+    for name in set(history.files) - set(rng.sample(alike, len(alike) - 1)):
+        _sweep(history, name, _offsets(history, name, rng), rng, checks=0.2 if name in history.segments else 0.02)
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from pathlib import Path
 from typing import Any
 
 import nbd
@@ -56,7 +57,7 @@ def test_damage_is_eio_where_it_shows(history: History, rng: random.Random) -> N
     assert f"offset {part.entry.start * SECTOR}" in said
 
 
-def test_restoring_damage_says_so(history: History, rng: random.Random) -> None:
+def test_restoring_damage_says_so(history: History, rng: random.Random, tmp_path: Path) -> None:
     """Exit code 7, and with --allow-damage all the rest, with zeros there."""
     name = "segment-00000001"
     part = rng.choice([p for p in history.segments[name].parts if p.what == "payload"])
@@ -64,14 +65,11 @@ def test_restoring_damage_says_so(history: History, rng: random.Random) -> None:
     content = bytearray(history.files[name])
     content[part.start] ^= 1
     (history.folder / name).write_bytes(content)
-    cdp, at, target = Cdp(history.store), f"lsn:{part.entry.lsn}", history.store.parent / f"{history.store.name}.out"
-    try:
-        cdp.run("restore", NAME, "--at", at, "--to", target, exit_code=7)
-        assert not target.exists()
-        cdp.run("restore", NAME, "--at", at, "--to", target, "--allow-damage", exit_code=7)
-        wanted = bytearray(history.states[part.entry.lsn])
-        for sector in part.entry.covers:
-            wanted[sector * SECTOR : (sector + 1) * SECTOR] = bytes(SECTOR)
-        assert target.read_bytes() == wanted
-    finally:
-        target.unlink(missing_ok=True)
+    cdp, at, target = Cdp(history.store), f"lsn:{part.entry.lsn}", tmp_path / "out"
+    cdp.run("restore", NAME, "--at", at, "--to", target, exit_code=7)
+    assert not target.exists()
+    cdp.run("restore", NAME, "--at", at, "--to", target, "--allow-damage", exit_code=7)
+    wanted = bytearray(history.states[part.entry.lsn])
+    for sector in part.entry.covers:
+        wanted[sector * SECTOR : (sector + 1) * SECTOR] = bytes(SECTOR)
+    assert target.read_bytes() == wanted

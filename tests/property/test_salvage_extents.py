@@ -35,5 +35,6 @@ def test_the_map_shows_the_last_entry_of_each_sector(seed: int, count: int, long
         extents.apply(Entry(lsn, 0, DATA, start, sectors, 0, 0, 1))
         plain[start : start + sectors] = [lsn] * sectors
     _agrees(extents, plain, 0, SECTORS)
+    assert list(extents.between(7, 7)) == []
     start = draw.randrange(SECTORS)
     _agrees(extents, plain, start, draw.randint(start, SECTORS))

@@ -75,6 +75,11 @@ class Daemon:
             os.close(told)
             told = -1
             self._wait_ready(ready)
+        except BaseException:
+            # Also when Ctrl-C ends the wait: nobody else knows of the process yet.
+            if self._process is not None:
+                self.kill()
+            raise
         finally:
             os.close(ready)
             if told >= 0:
@@ -128,7 +133,6 @@ class Daemon:
     def _wait_ready(self, ready: int) -> None:
         if select.select([ready], [], [], READY_SECONDS)[0] and os.read(ready, 4096):
             return
-        self.kill()
         raise AssertionError(f"`cdp serve` did not get ready\n{self.log}")
 
     def _end(self, how: signal.Signals) -> int:

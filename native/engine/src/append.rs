@@ -1,5 +1,7 @@
 //! The way of a write: ring → batch → segment → index. Everything here is done by the one leader.
 
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
 use crate::error::{Error, Kind, Result};
 use crate::journal::manifest::{Edit, SegmentItem, StateItem};
 use crate::journal::segment::{self, OpenSegment};
@@ -22,7 +24,13 @@ impl Volume {
             return;
         };
         let mut failed = Vec::new();
-        self.append_all(requests, &mut failed);
+        let lsns: Vec<u64> = requests.iter().map(|r| r.lsn).collect();
+        let appended = catch_unwind(AssertUnwindSafe(|| self.append_all(requests, &mut failed)));
+        if appended.is_err() {
+            // A bug; whoever waits must not wait for ever, and nothing may be built on what it left.
+            let error = self.poison("the writer panicked".to_owned());
+            failed = lsns.into_iter().map(|lsn| (lsn, error.clone())).collect();
+        }
         self.index.pass_over(last);
         self.ring.finish(last, failed);
     }
@@ -109,7 +117,8 @@ impl Volume {
         let mut manifest = self.manifest.lock();
         let state = manifest.content.state;
         let previous = self.index.sealed().last().map_or(0, |sealed| sealed.item.last_lsn.0);
-        let (id, spare_id) = (SegmentId(state.next_segment), SegmentId(state.next_segment + 1));
+        let id = manifest.content.next_segment();
+        let spare_id = SegmentId(id.0 + 1);
         let epoch = state.epoch + 1;
         let active = segment::create(&*self.storage, &self.id, id, epoch, false)?;
         let spare = segment::create(&*self.storage, &self.id, spare_id, epoch, true)?;
@@ -130,25 +139,20 @@ impl Volume {
         if !self.index.frozen().is_empty() || self.spare.lock().is_none() {
             self.maintain()?;
         }
+        if writer.has_news(self.durability.record()) {
+            self.append_empty(writer, first.lsn)?;
+        }
+        writer.scrub()?;
+        let ended = Ended::of(&*self.storage, writer)?;
         let Some(next) = self.spare.lock().take() else {
             return Err(Error::new(Kind::NoSpace, "there is no spare segment"));
         };
-        if writer.has_news(self.durability.record()) {
-            if let Err(error) = self.append_empty(writer, first.lsn) {
-                *self.spare.lock() = Some(next);
-                return Err(error);
-            }
-        }
-        if let Err(error) = writer.scrub() {
-            *self.spare.lock() = Some(next);
-            return Err(error);
-        }
         self.durability.leave(writer.segment.file.clone());
         self.index.files.put(next.id.0, next.file.clone());
         self.index.rotate(next.id.0, first.lsn);
-        let ended = Ended::of(writer);
         *writer = writer.go_on(next, first.clock_epoch);
-        self.after_roll(ended)
+        self.after_roll(ended);
+        Ok(())
     }
 
     /// Writes echoes and the LSN known durable, without a record.

@@ -9,7 +9,7 @@ use crate::journal::manifest::{CheckpointItem, Edit, StateItem};
 use crate::units::Lsn;
 use crate::volume::Volume;
 
-/// A checkpoint is closed when it has this many bytes; other shards wait for the next one.
+/// A checkpoint is closed when it has this many bytes; other shards wait until something touches them again.
 const BYTES_MAX: usize = 64 << 20;
 
 impl Volume {
@@ -32,6 +32,7 @@ impl Volume {
             let manifest = self.manifest.lock();
             (manifest.content.state.next_checkpoint, manifest.content.state.epoch)
         };
+        self.check_writable()?;
         let nonce = self.storage.nonce();
         let mut builder = Builder::new(&self.id, id, nonce, epoch, self.storage.now());
         for shard in shards {
@@ -77,7 +78,7 @@ impl Volume {
             let _ = self.storage.remove(&name);
             return Err(Error::io("write", &name, &e));
         }
-        let (opened, _) = Checkpoint::open(&*self.storage, item)?;
+        let (opened, _) = Checkpoint::open(self.storage.clone(), item)?;
         let mut manifest = self.manifest.lock();
         if manifest.content.state.clean {
             // Closed meanwhile: the next writer removes the file.

@@ -29,12 +29,13 @@ pub struct Durability {
 }
 
 impl Durability {
-    pub fn new(lsn: u64) -> Durability {
+    /// `record` is the last record, `lsn` the last number that counts as done.
+    pub fn new(lsn: u64, record: u64) -> Durability {
         Durability {
             state: Mutex::default(),
             changed: Condvar::new(),
             lsn: AtomicU64::new(lsn),
-            record: AtomicU64::new(lsn),
+            record: AtomicU64::new(record),
         }
     }
 
@@ -87,6 +88,9 @@ impl Volume {
         let (upto, record, files) = {
             // Under the writer's lock no append is half done, and the next one begins a page of its own.
             let mut guard = self.writer.lock();
+            if guard.is_none() && self.is_closed() {
+                return Err(Error::new(Kind::Closed, "the volume is closed"));
+            }
             let upto = self.ring.published().max(self.index.published());
             let record = guard.as_ref().map_or(0, |writer| writer.previous_lsn);
             let mut files = std::mem::take(&mut self.durability.state.lock().left);
@@ -105,6 +109,8 @@ impl Volume {
                 return Err(self.poison(format!("a sync of the journal failed: {e}")));
             }
         }
+        // The sync of a footer may have met the error of a page that this one was to cover.
+        self.check_writable()?;
         self.durability.lsn.fetch_max(upto, Ordering::AcqRel);
         self.durability.record.fetch_max(record, Ordering::AcqRel);
         Ok(())
@@ -114,7 +120,7 @@ impl Volume {
     pub(crate) fn poison(&self, why: String) -> Error {
         let error = Error::new(Kind::Poisoned, format!("the volume accepts no more writes: {why}"));
         if self.poison.set(why.clone()).is_ok() {
-            self.faults.lock().push(format!("poisoned: {why}"));
+            self.faults.note(format!("poisoned: {why}"));
             self.ring.close(error.clone());
             self.index.hide_above(self.durability.lsn());
         }

@@ -20,18 +20,12 @@ pub struct Instant {
     pub other: Option<Lsn>,
 }
 
-/// A stretch of the journal whose first and last records are known: a sealed segment or a memtable.
-enum Part {
-    Sealed(Arc<Sealed>),
-    Table(Arc<Memtable>),
-    Active,
-}
-
+/// A segment's part of the journal, sealed or not.
 struct Stretch {
+    segment: u32,
     first: (u64, u64),
     last: (u64, u64),
     clock_epoch: u32,
-    part: Part,
 }
 
 impl Volume {
@@ -107,48 +101,45 @@ impl Volume {
     }
 
     fn find_in_epoch(&self, stretches: &[Stretch], epoch: u32, stamp: u64) -> Result<Instant> {
-        let inside = stretches.iter().filter(|s| s.clock_epoch == epoch && s.first.1 <= stamp);
-        let mut inside = inside;
+        let mut inside = stretches.iter().filter(|s| s.clock_epoch == epoch && s.first.1 <= stamp);
         let Some(stretch) = inside.next_back() else {
             return Ok(self.oldest());
         };
-        let found = match &stretch.part {
-            _ if stretch.last.1 <= stamp => Some(stretch.last),
-            Part::Sealed(sealed) => sealed.at_stamp(&self.index.files, stamp)?,
-            Part::Table(table) => table.at_stamp(stamp),
-            Part::Active => self.index.with_active(|table| table.at_stamp(stamp)),
+        let found = if stretch.last.1 <= stamp {
+            Some(stretch.last)
+        } else {
+            let files = &self.index.files;
+            self.index.ask(stretch.segment, |table| table.at_stamp(stamp), |sealed| sealed.at_stamp(files, stamp))?
         };
         let (lsn, stamp) = found.unwrap_or(stretch.first);
         Ok(Instant { lsn: Lsn(lsn), stamp: Stamp(stamp), clock_epoch: epoch, other: None })
     }
 
     fn stamp_in(&self, stretch: &Stretch, lsn: u64) -> Result<Option<u64>> {
-        Ok(match &stretch.part {
-            _ if stretch.last.0 == lsn => Some(stretch.last.1),
-            _ if stretch.first.0 == lsn => Some(stretch.first.1),
-            Part::Sealed(sealed) => sealed.stamp_of(&self.index.files, lsn)?,
-            Part::Table(table) => table.stamp_of(lsn),
-            Part::Active => self.index.with_active(|table| table.stamp_of(lsn)),
-        })
+        if let Some(&(_, stamp)) = [stretch.first, stretch.last].iter().find(|known| known.0 == lsn) {
+            return Ok(Some(stamp));
+        }
+        let files = &self.index.files;
+        self.index.ask(stretch.segment, |table| table.stamp_of(lsn), |sealed| sealed.stamp_of(files, lsn))
     }
 
     /// Ascending by LSN.
     fn stretches(&self) -> Vec<Stretch> {
-        // The active table is looked at first: what moves on meanwhile is then seen twice, never missed.
-        let active = self.index.with_active(|table| stretch_of(table, Part::Active));
+        // From the active table up: what moves on meanwhile is then seen twice, never missed.
+        let active = self.index.with_active(stretch_of);
         let tables = self.index.frozen();
         let sealed = self.index.sealed();
         let of_sealed = |s: &Arc<Sealed>| Stretch {
+            segment: s.item.id.0,
             first: (s.item.first_lsn.0, s.item.first_stamp),
             last: (s.item.last_lsn.0, s.item.last_stamp),
             clock_epoch: s.item.clock_epoch,
-            part: Part::Sealed(s.clone()),
         };
         let mut all: Vec<Stretch> = sealed.iter().map(of_sealed).collect();
-        all.extend(tables.iter().filter_map(|table| stretch_of(table, Part::Table(table.clone()))));
+        all.extend(tables.iter().filter_map(|table| stretch_of(table)));
         all.extend(active);
         all.sort_by_key(|s| s.first.0);
-        all.dedup_by_key(|s| s.first.0);
+        all.dedup_by_key(|s| s.segment);
         all
     }
 
@@ -165,12 +156,13 @@ impl Volume {
         for stretch in self.stretches().iter().filter(|s| s.first.0 <= until.0 && s.last.0 > since.0) {
             let whole = stretch.first.0 > since.0 && stretch.last.0 <= until.0;
             let lsns = since.0 + 1..=until.0;
-            let rows: Vec<Activity> = match &stretch.part {
-                Part::Sealed(sealed) if whole => sealed.activity(&self.index.files)?,
-                Part::Sealed(sealed) => sealed.table(&self.index.files)?.activity_of(lsns),
-                Part::Table(table) => table.activity_of(lsns),
-                Part::Active => self.index.with_active(|table| table.activity_of(lsns)),
+            let files = &self.index.files;
+            let of_sealed = |sealed: &Sealed| match whole {
+                true => sealed.activity(files),
+                false => Ok(sealed.table(files)?.activity_of(lsns.clone())),
             };
+            let of_table = |table: &Memtable| table.activity_of(lsns.clone());
+            let rows: Vec<Activity> = self.index.ask(stretch.segment, of_table, of_sealed)?;
             rows.into_iter().for_each(|row| tally.add(row));
         }
         Ok(tally.rows().collect())
@@ -180,11 +172,9 @@ impl Volume {
     pub fn flush_points(&self, since: Lsn, until: Lsn) -> Result<Vec<Lsn>> {
         let mut points = Vec::new();
         for stretch in &self.stretches() {
-            let part = match &stretch.part {
-                Part::Sealed(sealed) => sealed.flush_points(&self.index.files)?,
-                Part::Table(table) => table.flush_points.clone(),
-                Part::Active => self.index.with_active(|table| table.flush_points.clone()),
-            };
+            let files = &self.index.files;
+            let of_table = |table: &Memtable| table.flush_points.clone();
+            let part = self.index.ask(stretch.segment, of_table, |sealed| sealed.flush_points(files))?;
             points.extend(part.into_iter().filter(|&lsn| since.0 <= lsn && lsn <= until.0).map(Lsn));
         }
         points.sort_unstable();
@@ -193,7 +183,7 @@ impl Volume {
     }
 }
 
-fn stretch_of(table: &Memtable, part: Part) -> Option<Stretch> {
+fn stretch_of(table: &Memtable) -> Option<Stretch> {
     let (first, last) = (table.first()?, table.last()?);
-    Some(Stretch { first, last, clock_epoch: table.clock_epoch, part })
+    Some(Stretch { segment: table.segment, first, last, clock_epoch: table.clock_epoch })
 }

@@ -10,6 +10,7 @@ mod checkpoint;
 mod codec;
 mod durable;
 pub mod error;
+mod faults;
 pub mod index;
 pub mod instants;
 pub mod journal;

@@ -18,7 +18,7 @@ use crate::journal::manifest::{Edit, SegmentItem, StateItem};
 use crate::journal::segment::{self, file_name, OpenSegment};
 use crate::journal::writer::Writer;
 use crate::options::Maintenance;
-use crate::storage::File;
+use crate::storage::{File, Storage};
 use crate::units::{round_up, Lsn, SegmentId, PAGE};
 use crate::volume::Volume;
 
@@ -34,12 +34,12 @@ pub struct Ended {
 }
 
 impl Ended {
-    pub fn of(writer: &Writer) -> Ended {
-        Ended {
-            segment: writer.segment.clone(),
-            tail_offset: writer.offset(),
-            previous_lsn: writer.segment_previous_lsn,
-        }
+    /// With a descriptor of its own: the kernel tells each descriptor of a failed write-back once, so that neither the sync of the footer nor a
+    /// FLUSH can take the other's error away.
+    pub fn of(storage: &dyn Storage, writer: &Writer) -> Result<Ended> {
+        let file = segment::open_file(storage, writer.segment.id, true)?;
+        let segment = OpenSegment { file, ..writer.segment.clone() };
+        Ok(Ended { segment, tail_offset: writer.offset(), previous_lsn: writer.segment_previous_lsn })
     }
 }
 
@@ -52,17 +52,16 @@ pub struct Wake {
 
 impl Volume {
     /// Hands an ended segment over.
-    pub(crate) fn after_roll(&self, ended: Ended) -> Result<()> {
+    pub(crate) fn after_roll(&self, ended: Ended) {
         let (wake, changed) = &*self.maintenance_wake;
         wake.lock().ended.push_back(ended);
         changed.notify_all();
         if self.options.maintenance == Maintenance::Inline {
             // The batch that caused the roll has its room already; a failure here is met again at the next roll.
             if let Err(error) = self.maintain().and_then(|()| self.checkpoint_if_due()) {
-                self.note_fault(error.message);
+                self.faults.note(error.message);
             }
         }
-        Ok(())
     }
 
     /// Seals what was ended and makes the spare.
@@ -83,13 +82,18 @@ impl Volume {
     }
 
     fn seal(&self, ended: &Ended) -> Result<()> {
+        // After a failed sync a second one may succeed, and mean nothing.
+        self.check_writable()?;
         let tables = self.index.frozen();
         let Some(table) = tables.iter().find(|t| t.segment == ended.segment.id.0) else {
             return Ok(());
         };
         let epoch = self.manifest.lock().content.state.epoch;
-        let item = write_footer(&ended.segment, table, ended.tail_offset, ended.previous_lsn, epoch, false)
-            .map_err(|e| self.footer_failed(e))?;
+        let item = write_footer(&ended.segment, table, ended.tail_offset, ended.previous_lsn, epoch)?;
+        // The sync of the footer is the sync of its segment's records too.
+        let synced = ended.segment.file.sync();
+        synced.map_err(|e| self.poison(format!("a sync of {} failed: {e}", file_name(item.id))))?;
+        self.check_writable()?;
         let committed = self.manifest.lock().commit(&[Edit::SetSegment(item.clone())]);
         committed.map_err(|e| self.commit_failed(e))?;
         self.index.seal(Arc::new(Sealed::new(item, self.facts, self.faults.clone())));
@@ -101,25 +105,18 @@ impl Volume {
         if self.spare.lock().is_some() || !self.maintenance_wake.0.lock().started {
             return Ok(());
         }
+        self.check_writable()?;
         let mut manifest = self.manifest.lock();
         let state = manifest.content.state;
         if state.clean {
             return Ok(());
         }
-        let id = SegmentId(state.next_segment);
+        let id = manifest.content.next_segment();
         let spare = segment::create(&*self.storage, &self.id, id, state.epoch, true)?;
         let edits = [Edit::State(StateItem { next_segment: id.0 + 1, ..state }), open_item(&spare, state.epoch)];
         manifest.commit(&edits).map_err(|e| self.commit_failed(e))?;
         *self.spare.lock() = Some(spare);
         Ok(())
-    }
-
-    /// The sync of a footer is the sync of its segment's records too.
-    fn footer_failed(&self, error: FooterError) -> Error {
-        match error {
-            FooterError::Write(error) => error,
-            FooterError::Sync(error) => self.poison(error.message),
-        }
     }
 
     /// Appends what an idle writer owes: echoes, and the LSN known durable. For simulations; a volume with a thread does it by itself.
@@ -169,9 +166,10 @@ impl Volume {
             self.append_empty(&mut writer, self.ring.published() + 1)?;
         }
         writer.scrub()?;
+        let ended = Ended::of(&*self.storage, &writer)?;
         self.index.rotate(0, 0);
         if writer.entries > 0 {
-            self.maintenance_wake.0.lock().ended.push_back(Ended::of(&writer));
+            self.maintenance_wake.0.lock().ended.push_back(ended);
         }
         self.seal_ended()?;
         let (next_lsn, last_stamp, clock_epoch) = self.ring.clock();
@@ -204,7 +202,9 @@ pub(crate) fn spawn(volume: &Arc<Volume>) -> Result<()> {
     let shared = volume.maintenance_wake.clone();
     let thread = std::thread::Builder::new().name("cdp-maintain".into()).stack_size(1 << 20);
     let spawned = thread.spawn(move || run(&weak, &shared));
-    spawned.map(drop).map_err(|e| Error::io("start", "the volume's thread", &e))
+    let thread = spawned.map_err(|e| Error::io("start", "the volume's thread", &e))?;
+    *volume.maintenance_thread.lock() = Some(thread);
+    Ok(())
 }
 
 fn run(volume: &Weak<Volume>, shared: &(Mutex<Wake>, Condvar)) {
@@ -231,45 +231,34 @@ fn run(volume: &Weak<Volume>, shared: &(Mutex<Wake>, Condvar)) {
         if let Err(error) =
             volume.maintain().and_then(|()| volume.note_idle()).and_then(|()| volume.checkpoint_if_due())
         {
-            volume.note_fault(error.message);
+            volume.faults.note(error.message);
             // A full disk or a failing one: look again, but not in a loop.
             drop(volume);
-            std::thread::sleep(IDLE);
+            let mut wake = wake.lock();
+            if !wake.stop {
+                changed.wait_for(&mut wake, IDLE);
+            }
         }
     }
 }
 
-pub(crate) enum FooterError {
-    Write(Error),
-    Sync(Error),
-}
-
-impl FooterError {
-    pub fn into_error(self) -> Error {
-        match self {
-            FooterError::Write(error) | FooterError::Sync(error) => error,
-        }
-    }
-}
-
-/// Writes the footer of a segment behind its tail, or behind its file's end where a torn tail is to stay as it is, and makes the whole file durable.
+/// Writes the footer of a segment behind its tail and whatever else the file has there: a torn tail is to stay as it is. Durable when the
+/// caller has synced the file.
 pub(crate) fn write_footer(
     segment: &OpenSegment,
     table: &Memtable,
     tail_offset: u64,
     previous_lsn: u64,
     epoch: u64,
-    keep_tail: bool,
-) -> std::result::Result<SegmentItem, FooterError> {
+) -> Result<SegmentItem> {
     let name = file_name(segment.id);
-    let write_error = |e: std::io::Error| FooterError::Write(Error::io("write the footer of", &name, &e));
-    let length = segment.file.len().map_err(write_error)?;
-    let offset = round_up(if keep_tail { length.max(tail_offset) } else { tail_offset }, PAGE);
-    let tail_crc = crc_of_range(&*segment.file, tail_offset, offset).map_err(write_error)?;
+    let failed = |e: std::io::Error| Error::io("write the footer of", &name, &e);
+    let offset = round_up(segment.file.len().map_err(failed)?.max(tail_offset), PAGE);
+    let tail_crc = crc_of_range(&*segment.file, tail_offset, offset).map_err(failed)?;
     let bytes = footer::build(table, segment.nonce, Site { offset, tail_offset, tail_crc });
-    segment.file.write_at(&bytes, offset).map_err(write_error)?;
-    segment.file.sync().map_err(|e| FooterError::Sync(Error::io("sync", &name, &e)))?;
-    let (first, last) = (table.first().unwrap_or((previous_lsn + 1, 0)), table.last().unwrap_or((previous_lsn + 1, 0)));
+    segment.file.write_at(&bytes, offset).map_err(failed)?;
+    let unknown = (previous_lsn + 1, 0);
+    let (first, last) = (table.first().unwrap_or(unknown), table.last().unwrap_or(unknown));
     Ok(SegmentItem {
         sealed: true,
         id: segment.id,

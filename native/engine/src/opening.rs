@@ -5,9 +5,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Kind, Result};
+use crate::faults::Faults;
 use crate::index::checkpoint::{self, Checkpoint};
 use crate::index::files::Files;
 use crate::index::map::Parts;
@@ -69,7 +68,7 @@ fn look(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
     loop {
         let result = look_once(storage, options);
         let explained = match &result {
-            Ok(opened) => opened.found.parts.faults.lock().is_empty() && opened.recovered.is_none(),
+            Ok(opened) => opened.found.parts.faults.is_empty() && opened.recovered.is_none(),
             Err(e) => e.kind == Kind::Invalid,
         };
         if explained || attempt == LOOKS {
@@ -83,10 +82,10 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
     let (manifest, notes) = Manifest::load(storage.clone(), options.volume_id)?;
     let (recovery, _) = recover_open(storage, &manifest, false)?;
     let cut = recovery.cut.map(|cut| cut.to_string());
-    let faults = Arc::new(Mutex::new([notes.damage, recovery.damage.clone()].concat()));
+    let faults = notes.damage.iter().chain(&recovery.damage).cloned().collect::<Faults>();
     let frozen = recovery.segments.into_iter().map(|segment| Arc::new(segment.table)).collect::<Vec<_>>();
     let sealed = sealed_segments(&manifest, &faults);
-    let (checkpoints, mut controls) = open_checkpoints(&**storage, &manifest, &faults);
+    let (checkpoints, mut controls) = open_checkpoints(storage, &manifest, &faults);
     controls.extend(sealed_controls(storage, options, &sealed, &checkpoints)?);
     controls.extend(frozen.iter().flat_map(|table| table.controls.iter().cloned()));
     let state = manifest.content.state;
@@ -114,7 +113,7 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
     let (mut manifest, notes) = Manifest::load(storage.clone(), options.volume_id)?;
     let was_clean = manifest.content.state.clean;
     let (recovery, open) = recover_open(storage, &manifest, true)?;
-    let faults = Arc::new(Mutex::new([notes.damage, recovery.damage.clone()].concat()));
+    let faults = notes.damage.iter().chain(&recovery.damage).cloned().collect::<Faults>();
     let event = (!was_clean).then(|| recovery_event(&recovery));
     if !was_clean {
         seal_recovered(&mut manifest, &recovery, &open)?;
@@ -123,7 +122,7 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
     }
     sweep(&**storage, &manifest)?;
     let sealed = sealed_segments(&manifest, &faults);
-    let (checkpoints, mut controls) = open_checkpoints(&**storage, &manifest, &faults);
+    let (checkpoints, mut controls) = open_checkpoints(storage, &manifest, &faults);
     controls.extend(sealed_controls(storage, options, &sealed, &checkpoints)?);
     let state = manifest.content.state;
     let found = Found {
@@ -164,15 +163,9 @@ fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery, open: &[OpenSegm
     let mut items: Vec<SegmentItem> = Vec::new();
     for segment in &recovery.segments {
         let epoch = manifest.content.segments.get(&segment.open.id).map_or(state.epoch, |item| item.epoch);
-        let item = maintain::write_footer(
-            &segment.open,
-            &segment.table,
-            segment.tail_offset,
-            segment.previous_lsn,
-            epoch,
-            true,
-        );
-        items.push(item.map_err(maintain::FooterError::into_error)?);
+        let (open, table) = (&segment.open, &segment.table);
+        items.push(maintain::write_footer(open, table, segment.tail_offset, segment.previous_lsn, epoch)?);
+        open.file.sync().map_err(|e| Error::io("sync", &file_name(open.id), &e))?;
     }
     let newest = items.last().cloned().or_else(|| sealed_items(&manifest.content).pop());
     let (last_stamp, clock_epoch) =
@@ -204,7 +197,7 @@ fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-fn sealed_segments(manifest: &Manifest, faults: &Arc<Mutex<Vec<String>>>) -> Vec<Arc<Sealed>> {
+fn sealed_segments(manifest: &Manifest, faults: &Faults) -> Vec<Arc<Sealed>> {
     let facts = recover::Volume::new(&manifest.content.id, manifest.content.size);
     let items = sealed_items(&manifest.content);
     items.into_iter().map(|item| Arc::new(Sealed::new(item, facts, faults.clone()))).collect()
@@ -212,20 +205,20 @@ fn sealed_segments(manifest: &Manifest, faults: &Arc<Mutex<Vec<String>>>) -> Vec
 
 /// The checkpoints that can be used, ascending, and the control records that the newest one holds. A damaged one is passed over.
 fn open_checkpoints(
-    storage: &dyn Storage,
+    storage: &Arc<dyn Storage>,
     manifest: &Manifest,
-    faults: &Arc<Mutex<Vec<String>>>,
+    faults: &Faults,
 ) -> (Vec<Arc<Checkpoint>>, Vec<Control>) {
     let mut items: Vec<_> = manifest.content.checkpoints.values().copied().collect();
     items.sort_by_key(|item| item.lsn);
     let (mut checkpoints, mut controls) = (Vec::new(), Vec::new());
     for item in items {
-        match Checkpoint::open(storage, item) {
+        match Checkpoint::open(storage.clone(), item) {
             Ok((checkpoint, known)) => {
                 checkpoints.push(Arc::new(checkpoint));
                 controls = known;
             }
-            Err(e) => faults.lock().push(format!("{}; the segments are asked instead", e.message)),
+            Err(e) => faults.note(format!("{}; the segments are asked instead", e.message)),
         }
     }
     (checkpoints, controls)

@@ -141,17 +141,8 @@ impl Volume {
             error.message
         );
         if error.kind == Kind::Corrupt {
-            self.note_fault(message.clone());
+            self.faults.note(message.clone());
         }
         faults.push(Fault { offset, bytes, lsn: Lsn(piece.lsn), segment, kind: error.kind, message });
-    }
-
-    /// Remembers a sentence once; a bounded number of them.
-    pub(crate) fn note_fault(&self, message: String) {
-        const FAULTS_MAX: usize = 1000;
-        let mut faults = self.faults.lock();
-        if faults.len() < FAULTS_MAX && !faults.contains(&message) {
-            faults.push(message);
-        }
     }
 }

@@ -105,9 +105,9 @@ impl Request {
         }
     }
 
-    /// Bytes that it takes in the ring.
+    /// Bytes that it takes in the ring: what is allocated, which compression leaves larger than what is used.
     pub fn bytes(&self) -> usize {
-        self.payload.len() + self.pieces.len() * std::mem::size_of::<Piece>() + std::mem::size_of::<Request>()
+        self.payload.capacity() + self.pieces.len() * std::mem::size_of::<Piece>() + std::mem::size_of::<Request>()
     }
 
     pub fn has_edges(&self) -> bool {

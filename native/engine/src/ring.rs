@@ -40,7 +40,8 @@ pub enum Admission {
 }
 
 impl Ring {
-    pub fn new(next_lsn: u64, published: u64, last_stamp: u64, clock_epoch: u32, bounds: (usize, usize)) -> Ring {
+    /// Every number below `next_lsn` counts as done.
+    pub fn new(next_lsn: u64, last_stamp: u64, clock_epoch: u32, bounds: (usize, usize)) -> Ring {
         let state = State {
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -54,7 +55,7 @@ impl Ring {
         Ring {
             state: Mutex::new(state),
             changed: Condvar::new(),
-            published: AtomicU64::new(published),
+            published: AtomicU64::new(next_lsn.saturating_sub(1)),
             failures: AtomicUsize::new(0),
             bytes_max: bounds.0,
             requests_max: bounds.1,
@@ -62,7 +63,7 @@ impl Ring {
     }
 
     /// Numbers and stamps a request. `now` is called under the lock, so that stamps and LSNs have one order. Waits while the ring is full and somebody leads.
-    pub fn admit(&self, mut request: Request, now: impl Fn() -> u64) -> Result<Admission> {
+    pub fn admit(&self, request: Request, now: impl Fn() -> u64) -> Result<Admission> {
         let bytes = request.bytes();
         let mut state = self.state.lock();
         loop {
@@ -79,14 +80,13 @@ impl Ring {
             self.changed.wait(&mut state);
         }
         let stamped = now();
-        if stamped + CLOCK_STEP_MAX < state.last_stamp {
+        if stamped.saturating_add(CLOCK_STEP_MAX) < state.last_stamp {
             let event = clock_step(state.last_stamp, stamped);
             state.clock_epoch += 1;
             state.last_stamp = stamped;
             state.number(event);
         }
         state.last_stamp = state.last_stamp.max(stamped);
-        request.lsn = 0;
         Ok(Admission::Admitted(state.number(request)))
     }
 
@@ -114,8 +114,8 @@ impl Ring {
     /// For the leader: all up to `lsn` are done, those in `failed` without success.
     pub fn finish(&self, lsn: u64, failed: Vec<(u64, Error)>) {
         let mut state = self.state.lock();
-        self.failures.fetch_add(failed.len(), Ordering::Relaxed);
         state.failed.extend(failed);
+        self.failures.store(state.failed.len(), Ordering::Relaxed);
         self.published.fetch_max(lsn, Ordering::Release);
         state.leading = false;
         self.changed.notify_all();
@@ -138,13 +138,10 @@ impl Ring {
         if self.failures.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
-        match self.state.lock().failed.remove(&lsn) {
-            Some(error) => {
-                self.failures.fetch_sub(1, Ordering::Relaxed);
-                Err(error)
-            }
-            None => Ok(()),
-        }
+        let mut state = self.state.lock();
+        let outcome = state.failed.remove(&lsn);
+        self.failures.store(state.failed.len(), Ordering::Relaxed);
+        outcome.map_or(Ok(()), Err)
     }
 
     pub fn published(&self) -> u64 {
@@ -175,8 +172,8 @@ impl Ring {
         if stamp > latest {
             return Err(Error::new(Kind::NotFound, "the instant lies in the future"));
         }
-        if stamp == latest {
-            state.last_stamp = stamp + 1;
+        if stamp >= state.last_stamp {
+            state.last_stamp = stamp.saturating_add(1);
         }
         Ok(state.next_lsn - 1)
     }

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::durable::Durability;
 use crate::error::{Error, Kind, Result};
+use crate::faults::Faults;
 use crate::index::files::Files;
 use crate::index::map::{Index, Parts};
 use crate::index::memtable::Control;
@@ -53,10 +54,11 @@ pub struct Volume {
     pub(crate) poison: OnceLock<String>,
     pub(crate) closed: AtomicBool,
     /// Damage and anomalies met so far: one sentence each.
-    pub(crate) faults: Arc<Mutex<Vec<String>>>,
+    pub(crate) faults: Faults,
     pub(crate) controls: Mutex<Vec<Control>>,
     pub(crate) maintenance: Mutex<()>,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
+    pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// The last stop was clean.
     pub(crate) was_clean: bool,
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
@@ -154,7 +156,7 @@ impl Volume {
         }
     }
 
-    fn check_writable(&self) -> Result<()> {
+    pub(crate) fn check_writable(&self) -> Result<()> {
         if self.read_only {
             return Err(Error::invalid("the volume is open for looking only"));
         }
@@ -195,6 +197,10 @@ impl Volume {
         self.ring.close(Error::new(Kind::Closed, "the volume is closed"));
         let result = if self.read_only { Ok(()) } else { self.finish() };
         self.stop_maintenance();
+        // Nobody writes into the folder any more before the lock is let go.
+        if let Some(thread) = self.maintenance_thread.lock().take() {
+            let _ = thread.join();
+        }
         *self.lock.lock() = None;
         result
     }
@@ -229,7 +235,7 @@ impl Volume {
 
     /// Damage and anomalies met so far: one sentence each.
     pub fn faults(&self) -> Vec<String> {
-        self.faults.lock().clone()
+        self.faults.all()
     }
 
     /// Every control record, ascending.
@@ -279,16 +285,17 @@ impl Found {
             size: AtomicU64::new(size),
             manifest: Mutex::new(self.manifest),
             index: Index::new(files, options.cache_bytes, self.parts, self.last_lsn),
-            ring: Ring::new(self.next_lsn, self.last_lsn, self.last_stamp, self.clock_epoch, bounds),
+            ring: Ring::new(self.next_lsn, self.last_stamp, self.clock_epoch, bounds),
             writer: Mutex::new(None),
             spare: Mutex::new(None),
-            durability: Durability::new(self.last_lsn),
+            durability: Durability::new(self.next_lsn.saturating_sub(1), self.last_lsn),
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
             faults,
             controls: Mutex::new(self.controls),
             maintenance: Mutex::new(()),
             maintenance_wake: Arc::default(),
+            maintenance_thread: Mutex::new(None),
             was_clean: self.was_clean,
             lock: Mutex::new(self.lock),
             storage,

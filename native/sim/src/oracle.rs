@@ -9,8 +9,16 @@ use std::fmt;
 /// What one request does to the bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Change {
-    Write { offset: usize, data: Vec<u8> },
-    Zero { offset: usize, bytes: usize },
+    Write {
+        offset: usize,
+        data: Vec<u8>,
+    },
+    Zero {
+        offset: usize,
+        bytes: usize,
+    },
+    /// A control record: no byte changes.
+    Control,
     Nothing,
 }
 
@@ -177,6 +185,16 @@ impl Oracle {
         now
     }
 
+    /// The control records up to `head` that were replied to, and those that may be there.
+    pub fn controls(&self, head: u64) -> (Vec<u64>, Vec<u64>) {
+        let of = |done: bool| {
+            let fits =
+                move |r: &&Record| r.change == Change::Control && r.lsn <= head && (r.fate == Fate::Done) == done;
+            self.records.iter().filter(fits).map(|r| r.lsn).collect()
+        };
+        (of(true), of(false))
+    }
+
     /// The state at an LSN: of the records up to it that were replied to.
     pub fn state_at(&self, lsn: u64) -> Vec<u8> {
         let mut now = self.origin.clone();
@@ -198,7 +216,7 @@ impl Record {
         let before = now.clone();
         self.change.apply(now);
         match seen {
-            Some(seen) if seen != *now || before == *now => {
+            Some(seen) if seen != *now => {
                 compare(self.lsn, &before, &seen, &format!("after {:?}, which failed or was cut off", self.change));
                 self.change = Change::Nothing;
                 self.fate = Fate::Done;
@@ -218,7 +236,7 @@ impl Change {
         match self {
             Change::Write { offset, data } => bytes[*offset..offset + data.len()].copy_from_slice(data),
             Change::Zero { offset, bytes: length } => bytes[*offset..offset + length].fill(0),
-            Change::Nothing => {}
+            Change::Control | Change::Nothing => {}
         }
     }
 }
@@ -228,6 +246,7 @@ impl fmt::Debug for Change {
         match self {
             Change::Write { offset, data } => write!(f, "write of {} at {offset}", data.len()),
             Change::Zero { offset, bytes } => write!(f, "zero of {bytes} at {offset}"),
+            Change::Control => write!(f, "a control record"),
             Change::Nothing => write!(f, "nothing"),
         }
     }

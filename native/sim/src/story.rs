@@ -5,17 +5,24 @@
 use std::sync::Arc;
 
 use cdp_engine::options::Maintenance;
+use cdp_engine::origin::Origin;
 use cdp_engine::storage::Storage;
-use cdp_engine::{Kind, Lsn, Options, Stamp, View, Volume, Zeroing};
+use cdp_engine::{Kind, Lsn, Options, Stamp, Volume, Zeroing};
 
 use crate::campaign::tell;
 use crate::machine::{Machine, Restart};
-use crate::oracle::{compare, Change, Oracle};
+use crate::oracle::{Change, Oracle};
 use crate::scenario::Step;
 use crate::seed::Rng;
 
+mod checks;
+
+pub use checks::{read_all, Depth};
+
 /// Not a multiple of a page, and larger than any payload.
 pub const VOLUME_BYTES: usize = 200 * 1024 + 3 * 512;
+/// How the control records of a story begin; the engine has some of its own.
+const CONTROL: &str = r#"{"type": "test", "number": "#;
 const ID: [u8; 16] = *b"a simulated disk";
 
 /// Bounds so small that a few dozen steps roll segments.
@@ -36,21 +43,27 @@ pub fn small_options() -> Options {
     }
 }
 
+/// A disk under the volume.
+struct Disk(Vec<u8>);
+
+impl Origin for Disk {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> cdp_engine::Result<()> {
+        let start = offset as usize;
+        buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
+        Ok(())
+    }
+}
+
 /// An error that a step met, with the step.
 #[derive(Debug)]
 pub struct Failure {
     pub step: usize,
     pub what: String,
     pub kind: Kind,
-}
-
-/// How much [`Story::check`] reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
-    /// The view at every LSN.
-    Every,
-    /// The first, the last few and one in so many.
-    OneIn(usize),
 }
 
 pub struct Story {
@@ -61,6 +74,7 @@ pub struct Story {
     pub tolerant: bool,
     /// Reads may fail, but not be wrong.
     pub shaky_reads: bool,
+    origin: Option<Arc<dyn Origin>>,
     volume: Option<Arc<Volume>>,
     pending: Vec<u64>,
     steps_done: usize,
@@ -69,27 +83,48 @@ pub struct Story {
 impl Story {
     /// Creates and opens a volume on a sound machine.
     pub fn begin(seed: u64) -> Story {
+        Story::over(seed, None)
+    }
+
+    /// The same over a disk that is a little smaller than the volume.
+    pub fn begin_over_origin(seed: u64) -> Story {
+        let mut disk = vec![0; VOLUME_BYTES - 5000];
+        Rng::new(seed).fill(&mut disk);
+        Story::over(seed, Some(disk))
+    }
+
+    fn over(seed: u64, disk: Option<Vec<u8>>) -> Story {
         let machine = Machine::new(seed);
         let storage: Arc<dyn Storage> = machine.boot();
         let created = Stamp(storage.now());
         Volume::create(Arc::clone(&storage), ID, VOLUME_BYTES as u64, created).expect("create on a sound machine");
-        let mut story = Story::on(machine, Oracle::new(vec![0; VOLUME_BYTES]));
+        let mut first = disk.clone().unwrap_or_default();
+        first.resize(VOLUME_BYTES, 0);
+        let mut story = Story::on(machine, Oracle::new(first));
+        story.origin = disk.map(|disk| Arc::new(Disk(disk)) as Arc<dyn Origin>);
         story.volume = Some(story.open(storage).expect("open on a sound machine"));
         story
     }
 
-    /// A story that goes on elsewhere: no process runs on `machine` yet.
-    pub fn on(machine: Machine, oracle: Oracle) -> Story {
+    fn on(machine: Machine, oracle: Oracle) -> Story {
         Story {
             machine,
             oracle,
             failures: Vec::new(),
             tolerant: false,
             shaky_reads: false,
+            origin: None,
             volume: None,
             pending: Vec::new(),
             steps_done: 0,
         }
+    }
+
+    /// The same story up to here, to go on elsewhere: no process runs on its machine yet.
+    pub fn fork(&self) -> Story {
+        let mut story = Story::on(self.machine.fork(), self.oracle.clone());
+        story.origin = self.origin.clone();
+        story
     }
 
     /// Runs the steps until the end or the death of the process.
@@ -128,6 +163,7 @@ impl Story {
             Step::Commit { all, seed } => self.commit(*all, *seed),
             Step::Flush => self.flush(),
             Step::SyncTo => self.sync_to(),
+            Step::Idle => self.idle(),
             Step::Look { seed } => self.look(*seed),
             Step::StepClock { by_ns } => self.machine.step_clock(*by_ns),
             Step::Reopen => self.reopen(),
@@ -148,9 +184,8 @@ impl Story {
     }
 
     fn control(&mut self, number: u64) {
-        let document = format!("{{\"type\": \"test\", \"number\": {number}}}");
-        let result = self.volume().control(document.as_bytes());
-        self.admit(result, Change::Nothing);
+        let result = self.volume().control(format!("{CONTROL}{number}}}").as_bytes());
+        self.admit(result, Change::Control);
     }
 
     /// Sessions ask for their outcomes in any order.
@@ -190,36 +225,20 @@ impl Story {
         }
     }
 
-    /// The live volume and one earlier instant agree with the oracle.
-    fn look(&mut self, seed: u64) {
-        if self.volume().status().poisoned.is_some() {
-            return;
+    fn idle(&mut self) {
+        if let Err(error) = self.volume().tick() {
+            self.fail("tick", error);
         }
-        let rng = &mut Rng::new(seed);
-        if self.shaky_reads {
-            return self.look_twice(rng);
-        }
-        let lsns = self.oracle.lsns();
-        let chosen = lsns.get(rng.below(lsns.len() as u64) as usize).copied().unwrap_or(0);
-        self.compare_states(|_, lsn| lsn == chosen, rng);
     }
 
-    /// A read gives the right bytes or says that it cannot.
-    fn look_twice(&mut self, rng: &mut Rng) {
-        let head = self.head();
-        if !self.oracle.is_settled(head) {
-            return;
+    /// Writes, closes, opens and idles until there is a checkpoint.
+    pub fn settle_down(&mut self) {
+        for seed in 0..3 {
+            let content = crate::scenario::Content { bytes: 5000, seed };
+            self.run(&[Step::Write { offset: 77 << seed, content }, Step::Commit { all: true, seed }, Step::Idle]);
+            self.reopen();
         }
-        let view = self.volume().live();
-        let mut seen = vec![0; VOLUME_BYTES];
-        match view.read(0, &mut seen) {
-            Ok(faults) if faults.is_empty() => compare(head, &self.oracle.state_at(head), &seen, "live"),
-            Ok(faults) => {
-                self.failures.push(Failure { step: self.steps_done, what: "look".into(), kind: faults[0].kind })
-            }
-            Err(error) => self.fail("look", error),
-        }
-        let _ = view.extents(rng.below(VOLUME_BYTES as u64 / 2), 1 << 16, 9);
+        assert!(self.machine.files().iter().any(|(name, _)| name.starts_with("checkpoint")), "no checkpoint came");
     }
 
     /// Closes cleanly: what was admitted is kept, and durable.
@@ -288,52 +307,13 @@ impl Story {
         self.oracle.crashed();
     }
 
-    /// Every view agrees with the oracle, byte for byte, the live volume too, and there is nothing behind the last record.
-    pub fn check(&mut self, depth: Depth, seed: u64) {
-        let count = self.oracle.lsns().len();
-        let wanted = |index: usize, _| match depth {
-            Depth::Every => true,
-            Depth::OneIn(n) => index + 4 >= count || (index as u64 + seed) % n as u64 == 0,
-        };
-        self.compare_states(wanted, &mut Rng::new(seed));
-        let beyond = self.head() + 1;
-        assert!(self.volume().view(Lsn(beyond)).is_err(), "a view at LSN {beyond}, behind the last record");
-    }
-
-    /// Reads of what a flush covered go on, whatever else failed.
-    pub fn check_durable(&mut self, seed: u64) {
-        let durable = self.oracle.last_flushed();
-        let volume = Arc::clone(self.volume());
-        let rng = &mut Rng::new(seed);
-        let wanted = |_, lsn| lsn % 5 == seed % 5 || lsn == durable;
-        self.oracle.clone().check(durable, wanted, |lsn| read_view(&volume, lsn, rng));
-    }
-
     /// New requests find a volume that works, and get numbers that nobody ever saw.
     pub fn go_on(&mut self, seed: u64, steps: usize) {
         self.run(&crate::scenario::draw(seed, steps, VOLUME_BYTES));
     }
 
-    /// The LSN of the last record that reads can see.
-    pub fn head(&self) -> u64 {
-        self.volume().latest().0 .0
-    }
-
-    /// The last record of the oracle that is still there. Recovery appends an event of its own behind it.
-    fn survivor(&self) -> u64 {
-        let there = |lsn: &u64| self.volume().view(Lsn(*lsn)).is_ok();
-        self.oracle.lsns().into_iter().rev().find(there).unwrap_or(0)
-    }
-
     fn open(&self, storage: Arc<dyn Storage>) -> cdp_engine::Result<Arc<Volume>> {
-        Volume::open(storage, None, small_options())
-    }
-
-    fn compare_states(&mut self, wanted: impl Fn(usize, u64) -> bool, rng: &mut Rng) {
-        let volume = Arc::clone(self.volume());
-        let head = volume.latest().0 .0;
-        let last = self.oracle.check(head, wanted, |lsn| read_view(&volume, lsn, rng));
-        compare(head, &last, &read_all(&volume.live(), rng, "the live volume"), "live");
+        Volume::open(storage, self.origin.clone(), small_options())
     }
 
     fn fail(&mut self, what: &str, error: cdp_engine::Error) {
@@ -343,43 +323,4 @@ impl Story {
         assert!(self.tolerant, "step {}: {what}: {error}", self.steps_done);
         self.failures.push(Failure { step: self.steps_done, what: what.into(), kind: error.kind });
     }
-}
-
-/// None where no record has that number.
-fn read_view(volume: &Arc<Volume>, lsn: u64, rng: &mut Rng) -> Option<Vec<u8>> {
-    match volume.view(Lsn(lsn)) {
-        Ok(view) => Some(read_all(&view, rng, &format!("the view at LSN {lsn}"))),
-        Err(error) if error.kind == Kind::NotFound => None,
-        Err(error) => panic!("a view at LSN {lsn}: {error}"),
-    }
-}
-
-/// The whole view, after some reads of odd ranges that must agree with it, and with its extents.
-pub fn read_all(view: &View, rng: &mut Rng, name: &str) -> Vec<u8> {
-    let size = view.size() as usize;
-    let read = |offset: usize, bytes: usize| {
-        let mut buffer = vec![0xAA; bytes];
-        let faults =
-            view.read(offset as u64, &mut buffer).unwrap_or_else(|e| panic!("{name}, {bytes} at {offset}: {e}"));
-        assert!(faults.is_empty(), "{name}, {bytes} at {offset}: {faults:?}");
-        buffer
-    };
-    let offset = rng.below(size as u64) as usize;
-    let bytes = rng.between(1, (size - offset).min(9000) as u64) as usize;
-    let part = read(offset, bytes);
-    let whole = read(0, size);
-    assert!(part == whole[offset..offset + bytes], "{name}: {bytes} at {offset} differ from a read of all");
-    check_extents(view, &whole, name);
-    whole
-}
-
-fn check_extents(view: &View, whole: &[u8], name: &str) {
-    let mut at = 0;
-    for extent in view.extents(0, whole.len() as u64, usize::MAX).unwrap_or_else(|e| panic!("{name}: {e}")) {
-        let end = at + extent.bytes as usize;
-        assert!(extent.bytes > 0 && end <= whole.len(), "{name}: an extent from {at} to {end}");
-        assert!(!extent.zero || whole[at..end].iter().all(|&b| b == 0), "{name}: {at} to {end} should be zeros");
-        at = end;
-    }
-    assert_eq!(at, whole.len(), "{name}: the extents end early");
 }

@@ -14,10 +14,19 @@ use cdp_sim::{Death, Restart};
 
 const STEPS: usize = 70;
 
+/// Every second volume lies over an origin.
+fn begin(seed: u64) -> Story {
+    if seed % 2 == 0 {
+        Story::begin(seed)
+    } else {
+        Story::begin_over_origin(seed)
+    }
+}
+
 /// The scenario without a death: its first and the last change after it.
 fn rehearse(seed: u64) -> (Vec<Step>, std::ops::Range<u64>) {
     let steps = draw(seed, STEPS, VOLUME_BYTES);
-    let mut story = Story::begin(seed);
+    let mut story = begin(seed);
     let first = story.machine.changes() + 1;
     story.run(&steps);
     story.close();
@@ -26,18 +35,13 @@ fn rehearse(seed: u64) -> (Vec<Step>, std::ops::Range<u64>) {
 
 /// The story up to its end at `call`.
 fn die(seed: u64, steps: &[Step], call: u64, death: Death) -> Story {
-    let mut story = Story::begin(seed);
+    let mut story = begin(seed);
     story.machine.die_at(call, death);
     story.run(steps);
     story.close();
     assert_eq!(story.machine.died(), Some(death), "call {call} is never made");
     story.lose_process();
     story
-}
-
-/// Another end of the same story.
-fn again(story: &Story) -> Story {
-    Story::on(story.machine.fork(), story.oracle.clone())
 }
 
 /// What a power cut may leave: the two extremes, then whatever the seed says.
@@ -53,7 +57,7 @@ fn power(cut: u64, call: u64) -> Restart {
 fn a_scenario_without_a_death_keeps_every_state() {
     for seed in seeds(12) {
         let _case = Case { test: "crash a_scenario", seed, call: 0, cut: 0 };
-        let mut story = Story::begin(seed);
+        let mut story = begin(seed);
         story.go_on(seed, 3 * STEPS);
         story.commit(true, seed);
         story.check(Depth::Every, seed);
@@ -70,7 +74,7 @@ fn a_power_cut_at_every_call() {
             let dead = die(seed, &steps, call, Death::Power);
             for cut in cuts(5) {
                 let _case = Case { test: "crash a_power_cut", seed, call, cut };
-                let mut story = again(&dead);
+                let mut story = dead.fork();
                 let floor = story.oracle.last_flushed();
                 story.recover(power(cut, call), floor);
                 story.check(if cut < 3 { Depth::OneIn(9) } else { Depth::OneIn(31) }, call);
@@ -97,7 +101,7 @@ fn kill_at_every_call() {
             let dead = die(seed + 100, &steps, call, Death::Kill);
             for cut in cuts(2) {
                 let _case = Case { test: "crash kill_at", seed, call, cut };
-                let mut story = again(&dead);
+                let mut story = dead.fork();
                 let floor = story.oracle.last_replied();
                 story.recover(Restart::Process, floor);
                 story.check(Depth::OneIn(9), call);
@@ -130,7 +134,7 @@ fn a_cut_while_recovering() {
 /// The `dying`-th change of the recovery is its last; false if it makes fewer.
 fn dies_in_recovery(dead: &Story, death: Death, seed: u64, call: u64, dying: u64) -> bool {
     let _case = Case { test: "crash a_cut_while", seed, call, cut: dying };
-    let mut story = again(dead);
+    let mut story = dead.fork();
     let (restart, floor) = match death {
         Death::Power => (power(dying % 5, call), story.oracle.last_flushed()),
         Death::Kill => (Restart::Process, story.oracle.last_replied()),

@@ -136,7 +136,7 @@ fn a_death_soon_after_a_fault() {
 #[test]
 fn a_flush_whose_sync_failed_is_an_error_and_ends_the_writing() {
     let mut poisoned = 0;
-    for seed in seeds(1) {
+    for seed in seeds(3) {
         let rehearsal = rehearse(seed + 300);
         let first = rehearsal.first_change;
         for call in calls(first..first + rehearsal.trace.len() as u64, 1, seed) {

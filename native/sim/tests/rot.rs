@@ -33,7 +33,7 @@ struct Rest {
 fn rest(seed: u64) -> Rest {
     let mut story = Story::begin(seed);
     story.run(&draw(seed, 90, VOLUME_BYTES));
-    story.commit(true, seed);
+    story.settle_down();
     assert!(story.close());
     let lsns = story.oracle.lsns();
     let chosen = [0, lsns.len() / 3, lsns.len() * 2 / 3, lsns.len() - 1];

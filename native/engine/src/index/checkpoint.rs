@@ -4,6 +4,7 @@
 //! passed over.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -22,6 +23,8 @@ use crate::units::PAGE;
 /// Sectors in a shard: 1 GiB.
 pub const SHARD_SECTORS: u64 = 1 << 21;
 pub const MAGIC: &[u8; 8] = b"CDPCKP01";
+/// Shards of the largest volume, 2^48 sectors.
+const SHARDS_MAX: u64 = 1 << 27;
 const TRAILER_MAGIC: &[u8; 8] = b"CDPCKPT1";
 const TRAILER_BYTES: usize = 96;
 /// Bytes of sections at the end at most: a row of 40 for each of 2^27 shards is beyond any volume that fits a disk.
@@ -106,6 +109,7 @@ fn decode_shards(body: &[u8]) -> Option<Vec<Row>> {
     let row = |[shard, blocks, narrow, sections, entries]: [u64; 5]| {
         let narrow = u32::try_from(narrow).ok()?;
         let fits = blocks.checked_add(u64::from(narrow) * BLOCK_BYTES as u64) == Some(sections);
+        let fits = fits && shard < SHARDS_MAX && entries <= u64::from(narrow) * BLOCK_BYTES as u64;
         fits.then_some(Row { shard, blocks, narrow, sections, entries })
     };
     s::rows::<5>(body)?.map(row).collect()
@@ -179,22 +183,29 @@ pub fn read_run(file: &dyn File, item: &CheckpointItem, row: &Row) -> Result<Run
     Ok(Run { offset: row.blocks, narrow: row.narrow, nonce: item.nonce, segments, fences })
 }
 
+fn open_file(storage: &dyn Storage, item: &CheckpointItem) -> Result<Arc<dyn File>> {
+    let name = file_name(item.id);
+    storage.open(&name, false).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::corrupt(format!("{name} is missing")),
+        _ => Error::io("open", &name, &e),
+    })
+}
+
 /// A checkpoint that lookups use.
 pub struct Checkpoint {
     pub item: CheckpointItem,
-    file: std::sync::Arc<dyn File>,
+    storage: Arc<dyn Storage>,
     rows: BTreeMap<u64, Row>,
-    runs: Mutex<BTreeMap<u64, std::sync::Arc<Run>>>,
+    runs: Mutex<BTreeMap<u64, Arc<Run>>>,
     damaged: Mutex<HashSet<u64>>,
 }
 
 impl Checkpoint {
-    pub fn open(storage: &dyn Storage, item: CheckpointItem) -> Result<(Checkpoint, Vec<Control>)> {
-        let name = file_name(item.id);
-        let file = storage.open(&name, false).map_err(|e| Error::io("open", &name, &e))?;
+    pub fn open(storage: Arc<dyn Storage>, item: CheckpointItem) -> Result<(Checkpoint, Vec<Control>)> {
+        let file = open_file(&*storage, &item)?;
         let tail = read_tail(&*file, &item)?;
         let rows = tail.rows.into_iter().map(|row| (row.shard, row)).collect();
-        Ok((Checkpoint { item, file, rows, runs: Mutex::default(), damaged: Mutex::default() }, tail.controls))
+        Ok((Checkpoint { item, storage, rows, runs: Mutex::default(), damaged: Mutex::default() }, tail.controls))
     }
 
     /// True if it can answer for this shard.
@@ -207,14 +218,20 @@ impl Checkpoint {
         self.rows.get(&shard).map_or(0, |row| row.entries)
     }
 
-    /// Appends what overlaps `range`, inside one shard. Err(message) if it is damaged: the shard is not asked again.
+    /// Appends what overlaps `range`, inside one shard. Err(message) if it cannot be used; one that is damaged is not asked again.
     pub fn collect(&self, range: (u64, u64), out: &mut Vec<Version>) -> std::result::Result<(), String> {
         let shard = range.0 / SHARD_SECTORS;
         let before = out.len();
-        let result = self.run(shard).and_then(|run| run.collect(&*self.file, range, &(0..=u64::MAX), out));
+        // Opened for each look: a year of history has thousands of checkpoints, and looks past the cache are few.
+        let result = open_file(&*self.storage, &self.item).and_then(|file| {
+            let run = self.run(&*file, shard)?;
+            run.collect(&*file, range, &(0..=u64::MAX), out)
+        });
         result.map_err(|e| {
             out.truncate(before);
-            self.damaged.lock().insert(shard);
+            if e.kind == Kind::Corrupt {
+                self.damaged.lock().insert(shard);
+            }
             format!(
                 "{}: shard {shard} cannot be used ({}); the segments are asked instead",
                 file_name(self.item.id),
@@ -223,18 +240,18 @@ impl Checkpoint {
         })
     }
 
-    fn run(&self, shard: u64) -> Result<std::sync::Arc<Run>> {
+    fn run(&self, file: &dyn File, shard: u64) -> Result<Arc<Run>> {
         if let Some(run) = self.runs.lock().get(&shard) {
             return Ok(run.clone());
         }
         let row = self.rows.get(&shard).ok_or_else(|| Error::new(Kind::NotFound, "no such shard"))?;
-        let run = std::sync::Arc::new(read_run(&*self.file, &self.item, row)?);
+        let run = Arc::new(read_run(file, &self.item, row)?);
         self.runs.lock().insert(shard, run.clone());
         Ok(run)
     }
 }
 
-/// The one-version map of a shard from versions in any order; None where it is empty. `segment_lsn` gives the first LSN of a segment.
+/// The one-version map of a shard from versions in any order. `segment_lsn` gives the first LSN of a segment.
 pub fn flatten(shard: u64, mut versions: Vec<Version>, segment_lsn: impl Fn(u32) -> u64) -> Vec<Version> {
     versions.sort_unstable_by_key(|v| v.lsn);
     let (first, last) = (shard * SHARD_SECTORS / LEAF_SECTORS, (shard + 1) * SHARD_SECTORS / LEAF_SECTORS);

@@ -103,7 +103,8 @@ fn stamp_fences(table: &Memtable) -> Vec<StampFence> {
 pub fn read(file: &dyn File, nonce: u64, offset: u64, end: u64) -> Result<Footer> {
     let length = end.checked_sub(offset).filter(|&n| n >= TRAILER_BYTES as u64 && n <= FOOTER_MAX);
     let length = length.ok_or_else(|| Error::corrupt("its bounds are impossible"))?;
-    let io = |e: std::io::Error| Error::io("read", "a footer", &e);
+    // What cannot be read is rebuilt like what is damaged.
+    let io = |e: std::io::Error| Error::corrupt(format!("it cannot be read: {e}"));
     let mut trailer = [0u8; TRAILER_BYTES];
     let got = file.read_at(&mut trailer, end - TRAILER_BYTES as u64).map_err(io)?;
     let head = parse_trailer(&trailer[..got], nonce).ok_or_else(|| Error::corrupt("its trailer is damaged"))?;

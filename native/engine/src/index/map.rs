@@ -16,6 +16,7 @@ use super::memtable::Memtable;
 use super::sealed::Sealed;
 use super::{Place, Version, LEAF_SECTORS};
 use crate::error::Result;
+use crate::faults::Faults;
 use crate::journal::batch::Meta;
 
 /// Key of the live volume's leaves in the cache.
@@ -63,7 +64,7 @@ pub struct Parts {
     pub sealed: Vec<Arc<Sealed>>,
     pub frozen: Vec<Arc<Memtable>>,
     pub checkpoints: Vec<Arc<Checkpoint>>,
-    pub faults: Arc<Mutex<Vec<String>>>,
+    pub faults: Faults,
 }
 
 pub struct Index {
@@ -71,7 +72,7 @@ pub struct Index {
     first_lsns: RwLock<HashMap<u32, u64>>,
     pub files: Files,
     cache_bytes: usize,
-    faults: Arc<Mutex<Vec<String>>>,
+    faults: Faults,
 }
 
 /// What memory the cache holds.
@@ -111,6 +112,26 @@ impl Index {
 
     pub fn frozen(&self) -> Vec<Arc<Memtable>> {
         self.inner.lock().frozen.clone()
+    }
+
+    /// Asks a segment wherever it is by now: tables move on from active to frozen to sealed, so that this order misses none.
+    pub fn ask<T: Default>(
+        &self,
+        segment: u32,
+        of_table: impl Fn(&Memtable) -> T,
+        of_sealed: impl Fn(&Sealed) -> Result<T>,
+    ) -> Result<T> {
+        let (frozen, sealed) = {
+            let inner = self.inner.lock();
+            if inner.active.segment == segment {
+                return Ok(of_table(&inner.active));
+            }
+            (inner.frozen.clone(), inner.sealed.clone())
+        };
+        if let Some(table) = frozen.iter().find(|table| table.segment == segment) {
+            return Ok(of_table(table));
+        }
+        sealed.iter().find(|sealed| sealed.item.id.0 == segment).map_or_else(|| Ok(T::default()), |s| of_sealed(s))
     }
 
     /// Calls `look` with the memtable of the active segment.
@@ -164,6 +185,7 @@ impl Index {
                 },
                 _ => Place::Zero,
             };
+            let place = if placed.lsn > inner.shown_max { Place::Damaged } else { place };
             let version = Version { start: placed.entry.start, sectors: placed.entry.sectors, lsn: placed.lsn, place };
             overlay_live(&mut inner.leaves, &mut inner.leaf_bytes, &version, segment_lsn);
         }
@@ -219,10 +241,10 @@ impl Index {
         let mut leaf = Leaf::default();
         self.paint(&mut leaf, number, versions, shown_max);
         let mut inner = self.inner.lock();
+        if inner.shown_max != shown_max || (at == At::Live && inner.moves != moves) {
+            return Ok(false);
+        }
         if at == At::Live {
-            if inner.moves != moves {
-                return Ok(false);
-            }
             let mut newer = Vec::new();
             inner.active.collect((start, end), &(upto + 1..=inner.published), &mut newer);
             self.paint(&mut leaf, number, newer, shown_max);
@@ -254,20 +276,13 @@ impl Index {
                     base = checkpoint.item.lsn.0;
                     break;
                 }
-                Err(fault) => self.note_fault(fault),
+                Err(fault) => self.faults.note(fault),
             }
         }
         for segment in sealed.iter().filter(|s| s.item.last_lsn.0 > base && s.item.first_lsn.0 <= upto) {
             segment.collect(&self.files, range, &(base + 1..=upto), out)?;
         }
         Ok(())
-    }
-
-    fn note_fault(&self, fault: String) {
-        let mut faults = self.faults.lock();
-        if !faults.contains(&fault) {
-            faults.push(fault);
-        }
     }
 
     pub fn checkpoints(&self) -> Arc<Vec<Arc<Checkpoint>>> {

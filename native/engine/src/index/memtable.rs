@@ -114,8 +114,11 @@ impl Memtable {
         }
     }
 
-    /// Adds a *damaged* entry for sectors `0..sectors` at an LSN whose record is lost.
-    pub fn push_lost(&mut self, lsn: u64, sectors: u64) {
+    /// Adds a *damaged* entry for sectors `0..sectors` at the first of the lost LSNs `lsn..=upto`. Its stamp is that of the record before it, else `stamp`.
+    pub fn push_lost(&mut self, lsn: u64, upto: u64, stamp: u64, sectors: u64) {
+        let stamp = self.last.map_or(stamp, |(_, stamp)| stamp);
+        self.first.get_or_insert((lsn, stamp));
+        self.last = Some((upto, stamp));
         let kind = RecordKind::Damaged;
         self.add(Item { start: 0, sectors, lsn, offset: 0, stored: 0, stamp_delta: 0, kind });
     }

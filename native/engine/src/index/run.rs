@@ -208,7 +208,9 @@ impl Run {
     fn read_block(&self, file: &dyn File, block: usize) -> Result<Vec<Version>> {
         let mut bytes = [0u8; BLOCK_BYTES];
         let offset = self.offset + (block * BLOCK_BYTES) as u64;
-        let got = file.read_at(&mut bytes, offset).map_err(|e| Error::io("read", "an index block", &e))?;
+        let got = file
+            .read_at(&mut bytes, offset)
+            .map_err(|e| Error::corrupt(format!("an index block cannot be read: {e}")))?;
         decode_block(&bytes[..got], self.nonce, &self.segments)
             .ok_or_else(|| Error::corrupt(format!("index block at offset {offset} is damaged")))
     }

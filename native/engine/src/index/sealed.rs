@@ -13,6 +13,7 @@ use super::run::Run;
 use super::sections::StampFence;
 use super::Version;
 use crate::error::{Kind, Result};
+use crate::faults::Faults;
 use crate::journal::manifest::SegmentItem;
 use crate::journal::recover::{self, Volume};
 use crate::journal::segment::{file_name, OpenSegment};
@@ -27,11 +28,11 @@ pub struct Sealed {
     pub item: SegmentItem,
     volume: Volume,
     source: Mutex<Option<Arc<Source>>>,
-    faults: Arc<Mutex<Vec<String>>>,
+    faults: Faults,
 }
 
 impl Sealed {
-    pub fn new(item: SegmentItem, volume: Volume, faults: Arc<Mutex<Vec<String>>>) -> Sealed {
+    pub fn new(item: SegmentItem, volume: Volume, faults: Faults) -> Sealed {
         Sealed { item, volume, source: Mutex::new(None), faults }
     }
 
@@ -150,7 +151,8 @@ impl Sealed {
             Ok(open) => recover::sealed_table(&open, &self.item, &self.volume),
             Err(e) if e.kind == Kind::Corrupt => {
                 let mut lost = Memtable::new(self.item.id.0);
-                lost.push_lost(self.item.first_lsn.0, self.volume.sectors);
+                let item = &self.item;
+                lost.push_lost(item.first_lsn.0, item.last_lsn.0, item.first_stamp, self.volume.sectors);
                 Ok(lost)
             }
             Err(e) => Err(e),
@@ -160,11 +162,7 @@ impl Sealed {
     fn rebuild(&self, files: &Files, why: &str) -> Result<Memtable> {
         let fault =
             format!("{}: the footer is damaged ({why}); it is rebuilt from the batches", file_name(self.item.id));
-        let mut faults = self.faults.lock();
-        if !faults.contains(&fault) {
-            faults.push(fault);
-        }
-        drop(faults);
+        self.faults.note(fault);
         self.table(files)
     }
 }

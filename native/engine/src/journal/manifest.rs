@@ -10,7 +10,7 @@ use crate::codec::*;
 use crate::error::{Error, Kind, Result};
 use crate::journal::segment::FORMAT_VERSION;
 use crate::storage::{File, Storage};
-use crate::units::{Lsn, SegmentId};
+use crate::units::{Lsn, SegmentId, SECTOR};
 
 const MAGIC: &[u8; 8] = b"CDPMAN01";
 const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"CDPF");
@@ -174,6 +174,12 @@ pub struct Content {
 }
 
 impl Content {
+    /// The id of the next segment: above all that are named, whatever the state says.
+    pub fn next_segment(&self) -> SegmentId {
+        let named = self.segments.keys().next_back().map_or(0, |id| id.0);
+        SegmentId(self.state.next_segment.max(named.saturating_add(1)))
+    }
+
     fn apply(&mut self, edit: &Edit) {
         match edit {
             Edit::SetSegment(s) => drop(self.segments.insert(s.id, s.clone())),
@@ -241,6 +247,9 @@ pub fn parse_copy(name: &str, b: &[u8]) -> Result<Copy> {
     }
     if !whole || u32_at(b, 8) != FORMAT_VERSION {
         return Err(corrupt("its header is damaged"));
+    }
+    if u64_at(b, 32) == 0 || u64_at(b, 32) % SECTOR != 0 {
+        return Err(corrupt("its volume has an impossible size"));
     }
     let mut content = Content { size: u64_at(b, 32), created: u64_at(b, 40), ..Content::default() };
     content.id.copy_from_slice(&b[16..32]);

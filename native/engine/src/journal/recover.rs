@@ -53,6 +53,7 @@ pub fn recover(open: Vec<OpenSegment>, last_lsn: u64, volume: &Volume) -> Result
     let durable_lsn = scans.iter().map(|s| s.durable_lsn).max().unwrap_or(0).max(last_lsn);
     let seen = scans.iter().flat_map(|s| &s.metas).map(|m| m.next_lsn() - 1).max().unwrap_or(0);
     let mut recovery = Recovery { last_lsn, durable_lsn, seen_lsn: seen.max(last_lsn), ..Recovery::default() };
+    let has_tail = scans.iter().any(|s| s.has_tail);
     for (segment, scan) in open.into_iter().zip(scans) {
         if recovery.cut.is_some() {
             break;
@@ -86,6 +87,10 @@ pub fn recover(open: Vec<OpenSegment>, last_lsn: u64, volume: &Volume) -> Result
         }
         recovery.last_lsn = walk.last_lsn;
     }
+    if recovery.cut.is_none() && has_tail {
+        // A last batch without a valid header: nobody knows what it held.
+        recovery.cut = Some(recovery.last_lsn + 1);
+    }
     Ok(recovery)
 }
 
@@ -111,7 +116,7 @@ pub fn sealed_walk(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -
         walk.take(&mut window, meta, segment, volume, item.last_lsn.0 + 1)?;
     }
     if walk.last_lsn < item.last_lsn.0 {
-        walk.table.push_lost(walk.last_lsn + 1, volume.sectors);
+        walk.table.push_lost(walk.last_lsn + 1, item.last_lsn.0, item.first_stamp, volume.sectors);
     }
     Ok((walk.table, walk.tail_offset, scan))
 }
@@ -162,7 +167,7 @@ impl Walk {
             return Ok(());
         }
         if previous > self.last_lsn && previous > self.durable_lsn {
-            self.lose(segment, self.durable_lsn, volume);
+            self.lose(segment, self.durable_lsn, meta.header.base_stamp, volume);
             self.cut = Some(self.durable_lsn + 1);
             return Ok(());
         }
@@ -173,11 +178,11 @@ impl Walk {
     }
 
     /// Records after `last_lsn` up to `upto` are gone with both copies of their directory.
-    fn lose(&mut self, segment: &OpenSegment, upto: u64, volume: &Volume) {
+    fn lose(&mut self, segment: &OpenSegment, upto: u64, stamp: u64, volume: &Volume) {
         let name = file_name(segment.id);
         let first = self.last_lsn + 1;
         self.damage.push(format!("{name}: records {first} to {upto} are lost with both copies of their directory"));
-        self.table.push_lost(first, volume.sectors);
+        self.table.push_lost(first, upto, stamp, volume.sectors);
         self.last_lsn = upto;
     }
 
@@ -218,7 +223,7 @@ impl Walk {
         cut: u64,
     ) -> Result<()> {
         if meta.header.previous_lsn > self.last_lsn {
-            self.lose(segment, meta.header.previous_lsn, volume);
+            self.lose(segment, meta.header.previous_lsn, meta.header.base_stamp, volume);
         }
         let documents =
             control_documents(window, meta, volume).map_err(|e| Error::io("read", &file_name(segment.id), &e))?;
