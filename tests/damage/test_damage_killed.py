@@ -179,6 +179,13 @@ def test_a_changed_byte_is_found_or_cut(killed: Killed, rng: random.Random, memo
             _judge_flip(killed, memory_path, part, at)
 
 
+def test_a_lost_last_batch_is_reported(killed: Killed, rng: random.Random, memory_path: Path) -> None:
+    end = _last_header(killed)
+    for part in (part for part in killed.parts if part.start >= end and not part.entry):
+        for at in {part.start, part.end - 1, rng.randrange(part.start, part.end)}:
+            _judge_flip(killed, memory_path, part, at)
+
+
 @pytest.mark.parametrize("name", ["manifest.0", "manifest.1"])
 def test_a_changed_byte_of_a_manifest_is_found(
     killed: Killed, rng: random.Random, memory_path: Path, name: str
