@@ -31,7 +31,7 @@ from cdp.facts import (
     VolumeFacts,
 )
 from cdp.names import is_volume_id
-from cdp.origin import open_origin
+from cdp.origin import open_accepted, open_origin
 from cdp.volume import OpenVolume, instant_facts
 from cdp.when import When
 
@@ -139,7 +139,7 @@ class LocalStore:
                     latest=instant_facts(native.latest()),
                     status=native.status(),
                     bookmarks=tuple(opened.bookmarks()),
-                    faults=tuple(native.faults()),
+                    faults=(*native.faults(), *([] if is_open else _origin_trouble(entry))),
                 )
         except CdpError as error:
             # What is known without the journal is still told: the command is how one learns of the damage.
@@ -259,6 +259,18 @@ def _look_at_origin(text: str, *, claim: bool = True) -> Origin:
     opened = open_origin(text, claim=claim)
     opened.close()
     return opened.found
+
+
+def _origin_trouble(entry: Entry) -> list[str]:
+    """Why the volume's origin cannot be used now. An NBD server is not asked: that may take long, and looking should not."""
+    accepted = entry.description.origin
+    if accepted is None or accepted.kind == "nbd":
+        return []
+    try:
+        open_accepted(accepted, entry.name, claim=False).close()
+    except CdpError as error:
+        return [str(error)]
+    return []
 
 
 def _origin_change(before: Origin, now: Origin) -> dict[str, str | int]:

@@ -67,6 +67,14 @@ def dissect(path: Path) -> Segment:
     return Segment(path.name, parts, tuple(_entries(raw, footer)))
 
 
+def dissect_open(path: Path) -> tuple[tuple[Part, ...], int]:
+    """The parts of a segment that a killed writer left open, to the end of its last batch, and the largest durable LSN of its headers but the last."""
+    raw = path.read_bytes()
+    parts = list(_batches(raw, len(raw)))
+    durable = [fields[4] for _, fields in _headers(raw, len(raw))]
+    return (Part(0, PAGE, "file header"), *_with_padding(parts, parts[-1].end)), max(durable[:-1])
+
+
 def _headers(raw: bytes, footer: int) -> Iterator[tuple[int, tuple[int, ...]]]:
     at = PAGE
     while at < footer:

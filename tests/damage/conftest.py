@@ -15,9 +15,23 @@ MEMORY = Path("/dev/shm")
 """Thousands of openings, each of which drops caches: on a disk most of the time would go into reading the same again."""
 
 
+def _in_memory() -> Path:
+    return Path(tempfile.mkdtemp(prefix="cdp-", dir=MEMORY if MEMORY.is_dir() else None))
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """An empty folder that costs no disk."""
+    folder = _in_memory()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 @pytest.fixture(scope="module")
 def _whole() -> Iterator[History]:
-    folder = Path(tempfile.mkdtemp(prefix="cdp-", dir=MEMORY if MEMORY.is_dir() else None))
+    folder = _in_memory()
     try:
         yield small_history(folder)
     finally:

@@ -148,6 +148,11 @@ def checked(history: History) -> list[Finding]:
     return [finding for finding in check_volume(history.folder).findings if finding.severity == DAMAGE]
 
 
+def checked_folder(folder: Path) -> list[str]:
+    """The same for any volume, as sentences."""
+    return [finding.line() for finding in check_volume(folder).findings if finding.severity == DAMAGE]
+
+
 def assert_reads(history: History, lsns: list[int], damaged: set[Entry]) -> None:
     """At each LSN exactly the sectors of the damaged payloads that show there fail, and all others are the model's."""
     volume = _native.Volume.open(str(history.folder), read_only=True)

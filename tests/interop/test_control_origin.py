@@ -57,12 +57,14 @@ def test_a_changed_origin_is_refused_until_accepted(store: Path, base: Path, tmp
     said = cdp.run("restore", "disk", "--at", "latest", "--to", target, exit_code=2).stderr
     assert "written to" in said
     assert "cdp accept-origin disk" in said
+    assert "cdp accept-origin disk" in cdp("show", "disk")["faults"][0]
     with Daemon(store) as daemon:
         with pytest.raises(nbd.Error, match="server rejected"):
             get(daemon.uri("disk"))
-        assert daemon.cdp("show", "disk")["volume"]["name"] == "disk"
+        assert "cdp accept-origin disk" in daemon.cdp("show", "disk")["faults"][0]
         daemon.cdp("accept-origin", "disk")
         assert get(daemon.uri("disk"))[:7] == b"changed"
+        assert daemon.cdp("show", "disk")["faults"] == []
     (event,) = [it for it in cdp("log", "disk")["events"] if it["event"] == "origin-accepted"]
     assert event["details"]["path"] == str(base)
     cdp("accept-origin", "disk")

@@ -117,7 +117,8 @@ impl Volume {
         let mut manifest = self.manifest.lock();
         let state = manifest.content.state;
         let previous = self.index.sealed().last().map_or(0, |sealed| sealed.item.last_lsn.0);
-        let (id, spare_id) = (SegmentId(state.next_segment), SegmentId(state.next_segment + 1));
+        let id = manifest.content.next_segment();
+        let spare_id = SegmentId(id.0 + 1);
         let epoch = state.epoch + 1;
         let active = segment::create(&*self.storage, &self.id, id, epoch, false)?;
         let spare = segment::create(&*self.storage, &self.id, spare_id, epoch, true)?;

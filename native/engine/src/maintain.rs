@@ -111,7 +111,7 @@ impl Volume {
         if state.clean {
             return Ok(());
         }
-        let id = SegmentId(state.next_segment);
+        let id = manifest.content.next_segment();
         let spare = segment::create(&*self.storage, &self.id, id, state.epoch, true)?;
         let edits = [Edit::State(StateItem { next_segment: id.0 + 1, ..state }), open_item(&spare, state.epoch)];
         manifest.commit(&edits).map_err(|e| self.commit_failed(e))?;

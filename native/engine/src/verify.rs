@@ -11,7 +11,7 @@ use crate::index::sealed::Sealed;
 use crate::journal::batch::Meta;
 use crate::journal::manifest::{CheckpointItem, Manifest};
 use crate::journal::recover;
-use crate::journal::scan::{payload_is_intact, scan, Scan, Window};
+use crate::journal::scan::{is_zero, payload_is_intact, scan, Scan, Window};
 use crate::journal::segment::{check_header, file_name, OpenSegment, FIRST_BATCH};
 use crate::maintain::crc_of_range;
 use crate::storage::File;
@@ -302,16 +302,4 @@ impl Check<'_> {
         }
         Ok(())
     }
-}
-
-fn is_zero(window: &mut Window<'_>, start: u64, end: u64) -> std::io::Result<bool> {
-    let mut at = start;
-    while at < end {
-        let n = (end - at).min(1 << 16) as usize;
-        match window.get(at, n)? {
-            Some(bytes) if bytes.iter().all(|&b| b == 0) => at += n as u64,
-            _ => return Ok(false),
-        }
-    }
-    Ok(true)
 }

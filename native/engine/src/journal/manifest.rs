@@ -174,6 +174,12 @@ pub struct Content {
 }
 
 impl Content {
+    /// The id of the next segment: above all that are named, whatever the state says.
+    pub fn next_segment(&self) -> SegmentId {
+        let named = self.segments.keys().next_back().map_or(0, |id| id.0);
+        SegmentId(self.state.next_segment.max(named.saturating_add(1)))
+    }
+
     fn apply(&mut self, edit: &Edit) {
         match edit {
             Edit::SetSegment(s) => drop(self.segments.insert(s.id, s.clone())),

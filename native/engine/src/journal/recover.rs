@@ -53,6 +53,7 @@ pub fn recover(open: Vec<OpenSegment>, last_lsn: u64, volume: &Volume) -> Result
     let durable_lsn = scans.iter().map(|s| s.durable_lsn).max().unwrap_or(0).max(last_lsn);
     let seen = scans.iter().flat_map(|s| &s.metas).map(|m| m.next_lsn() - 1).max().unwrap_or(0);
     let mut recovery = Recovery { last_lsn, durable_lsn, seen_lsn: seen.max(last_lsn), ..Recovery::default() };
+    let has_tail = scans.iter().any(|s| s.has_tail);
     for (segment, scan) in open.into_iter().zip(scans) {
         if recovery.cut.is_some() {
             break;
@@ -85,6 +86,10 @@ pub fn recover(open: Vec<OpenSegment>, last_lsn: u64, volume: &Volume) -> Result
             });
         }
         recovery.last_lsn = walk.last_lsn;
+    }
+    if recovery.cut.is_none() && has_tail {
+        // A last batch without a valid header: nobody knows what it held.
+        recovery.cut = Some(recovery.last_lsn + 1);
     }
     Ok(recovery)
 }

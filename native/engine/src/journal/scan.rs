@@ -54,6 +54,8 @@ pub struct Scan {
     pub skipped: Vec<(u64, u64)>,
     /// The largest durable LSN of any header or echo.
     pub durable_lsn: u64,
+    /// Something that is not a batch stands behind the last one.
+    pub has_tail: bool,
 }
 
 /// Reads all batches before `limit` (a sealed segment's footer) or the end of the file.
@@ -79,6 +81,7 @@ pub fn scan_range(segment: &OpenSegment, start: u64, end: u64) -> Result<Scan> {
         at = meta.header.next();
         scan.metas.push(meta);
     }
+    scan.has_tail = !is_zero(&mut window, at.min(length), length).map_err(io)?;
     scan.echoed = echoes.keys().copied().collect();
     stand_in(&mut scan, echoes.into_iter().filter(|&(offset, _)| offset >= start).collect());
     scan.durable_lsn = scan.metas.iter().map(|m| m.header.durable_lsn).max().unwrap_or(0);
@@ -161,4 +164,17 @@ pub fn payload_is_intact(window: &mut Window<'_>, placed: &Placed, nonce: u64) -
     }
     let stored = window.get(placed.offset, placed.entry.stored as usize)?;
     Ok(stored.is_some_and(|b| payload::is_intact(b, nonce, placed.lsn, placed.entry.start)))
+}
+
+/// True if the file holds only zeros between the two offsets.
+pub fn is_zero(window: &mut Window<'_>, start: u64, end: u64) -> std::io::Result<bool> {
+    let mut at = start;
+    while at < end {
+        let n = (end - at).min(1 << 16) as usize;
+        match window.get(at, n)? {
+            Some(bytes) if bytes.iter().all(|&b| b == 0) => at += n as u64,
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
 }
