@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cdp import devices, files
 from cdp.catalog import Catalog, Entry
-from cdp.errors import Busy, CdpError, Corrupt, Invalid
+from cdp.errors import Busy, CdpError, Corrupt, Invalid, NotFound
 from cdp.exports import described_volume
 from cdp.nbd_target import NbdCopy
 from cdp.origin import connect, is_nbd_uri
@@ -58,6 +58,8 @@ def open_target(text: str, size: int, catalog: Catalog, *, force: bool) -> Targe
     with files.os_errors(f"looking at {path}"):
         status = path.stat() if path.exists() else None
     _refuse_own(path, status, catalog)
+    if status is None and path.parent == Path("/dev"):
+        raise NotFound(f"there is no device {path}")
     if status is None or stat.S_ISREG(status.st_mode):
         return FileTarget(path, size, force=force)
     if stat.S_ISBLK(status.st_mode):

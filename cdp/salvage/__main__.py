@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
             )
             command.add_argument("--to", required=True, type=Path, metavar="FILE")
             command.add_argument("--origin", type=Path, metavar="PATH", help="the disk under the volume, if it moved")
+            command.add_argument("--force", action="store_true", help="replace an existing file")
             command.add_argument("--allow-damage", action="store_true", help="write zeros for what cannot be read")
     return parser
 
@@ -161,20 +162,20 @@ def _json(report: Report) -> list[dict[str, Any]]:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    target = _checked_target(options.to, options.store)
+    target = _checked_target(options.to, options.store, force=options.force)
     now = time.time_ns()
     when = parse_when(options.at, now)
     folder = find_volume(options.store, options.volume)
     try:
-        _restore_once(options, folder, target, when, now, believe=False)
+        done = _restore_once(options, folder, target, when, now, believe=False)
     except Corrupt:  # beside a running writer, read again before a fault is believed
-        _restore_once(options, folder, target, when, now, believe=True)
-    return 0
+        done = _restore_once(options, folder, target, when, now, believe=True)
+    return Corrupt.exit_code if done.unreadable else 0
 
 
 def _restore_once(
     options: argparse.Namespace, folder: Path, target: Path, when: When, now: int, *, believe: bool
-) -> None:
+) -> Restored:
     volume = open_volume(folder)
     try:
         instant = volume.history.resolve(when, now)
@@ -190,6 +191,7 @@ def _restore_once(
     finally:
         volume.close()
     _tell_restored(options, volume, instant, done)
+    return done
 
 
 def _tell_findings(volume: Volume) -> None:
@@ -197,7 +199,7 @@ def _tell_findings(volume: Volume) -> None:
         print(finding.line(), file=sys.stderr)
 
 
-def _checked_target(target: Path, store: Path) -> Path:
+def _checked_target(target: Path, store: Path, *, force: bool) -> Path:
     resolved = target.parent.resolve() / target.name
     if resolved.is_relative_to(store.resolve()):
         raise Invalid(f"{target} lies in the store, which is only looked at")
@@ -207,6 +209,8 @@ def _checked_target(target: Path, store: Path) -> Path:
         return resolved
     if not stat.S_ISREG(mode):
         raise Invalid(f"{target} exists and is no regular file")
+    if not force:
+        raise Invalid(f"{target} exists; --force replaces it")
     return resolved
 
 

@@ -100,7 +100,7 @@ def test_a_time_that_two_clock_epochs_hold_tells_both(tmp_path: Path, capsys: py
             made.volume.set_clock_back()
         made.append(Record(at + seconds * SECOND, (zero(number, 1),)))
     made.volume.save(tmp_path / "store")
-    words = ("restore", "disk", "--to", str(tmp_path / "out"), "--json")
+    words = ("restore", "disk", "--to", str(tmp_path / "out"), "--force", "--json")
     for seconds, lsn, other in ((4, 0, None), (5, 3, 0), (12, 3, 1), (20, 3, 2), (21, 3, None), (30, 4, None)):
         assert salvage(tmp_path / "store", *words, "--at", f"@{1_700_000_000 + seconds}") == 0
         told = json.loads(capsys.readouterr().out)
@@ -418,3 +418,16 @@ def test_the_reader_loads_nothing_native_of_ours(tmp_path: Path) -> None:
         "assert ours == {'cdp', 'cdp.errors'}, ours; sys.exit(code)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_an_existing_file_is_replaced_only_by_force(tmp_path: Path) -> None:
+    volume = VolumeWriter()
+    volume.append([Record(volume.created, (data(0, b"e" * SECTOR),))])
+    volume.save(tmp_path / "store")
+    out = tmp_path / "out"
+    out.write_bytes(b"mine")
+    words = ("restore", "disk", "--at", "latest", "--to", str(out))
+    assert salvage(tmp_path / "store", *words) == 2
+    assert out.read_bytes() == b"mine"
+    assert salvage(tmp_path / "store", *words, "--force") == 0
+    assert out.read_bytes().startswith(b"eee")

@@ -12,6 +12,10 @@ pub trait Target {
     /// Makes a range read as zeros.
     fn zero(&mut self, offset: u64, bytes: u64) -> Result<()>;
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize>;
+    /// The first byte at or behind `offset` that may be other than zero; u64::MAX where there is none. Any answer that is too small is right, too.
+    fn next_data(&mut self, offset: u64) -> u64 {
+        offset
+    }
 }
 
 impl View {
@@ -54,6 +58,9 @@ impl View {
         let (mut ours, mut theirs) = (vec![0u8; STEP as usize], vec![0u8; STEP as usize]);
         let mut differs = None;
         self.for_each_extent(progress, |offset, extent| {
+            if extent.zero && target.next_data(offset) >= offset + extent.bytes {
+                return Ok(true);
+            }
             let (ours, theirs) = (&mut ours[..extent.bytes as usize], &mut theirs[..extent.bytes as usize]);
             if let Some(fault) = self.read(offset, ours)?.first() {
                 return Err(Error::new(fault.kind, fault.message.clone()));

@@ -23,6 +23,13 @@ impl FdTarget {
     }
 }
 
+impl FdTarget {
+    /// Where a hole at the end of the file ends: a target that is too short differs there.
+    fn hole_end(&self) -> u64 {
+        self.file.metadata().map_or(0, |facts| facts.len())
+    }
+}
+
 impl Target for FdTarget {
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<()> {
         self.file.write_all_at(bytes, offset).map_err(|e| Error::io("write to", "the target", &e))
@@ -40,6 +47,18 @@ impl Target for FdTarget {
         }
         let zeros = vec![0u8; bytes as usize];
         self.write_at(&zeros, offset)
+    }
+
+    fn next_data(&mut self, offset: u64) -> u64 {
+        let Ok(from) = libc::off_t::try_from(offset) else { return offset };
+        // SAFETY: a call on a descriptor that is open; nobody here uses its position.
+        let found = unsafe { libc::lseek(self.file.as_raw_fd(), from, libc::SEEK_DATA) };
+        match u64::try_from(found) {
+            Ok(data) => data,
+            // ENXIO: only holes up to the end.
+            Err(_) if std::io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => self.hole_end(),
+            Err(_) => offset,
+        }
     }
 
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize> {
