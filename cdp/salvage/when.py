@@ -12,7 +12,7 @@ NS = 10**9
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
 _UNIX = re.compile(r"@(\d{1,11})(?:\.(\d{1,9}))?", re.ASCII)
-_AGO = re.compile(r"-(\d{1,11})([smh])", re.ASCII)
+_AGO = re.compile(r"-(\d{1,11})([smhd])", re.ASCII)
 _LSN = re.compile(r"lsn:(\d{1,20})", re.ASCII)
 _BOOKMARK = re.compile(r"bookmark:([A-Za-z0-9][A-Za-z0-9._-]{0,127})")
 

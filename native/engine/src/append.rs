@@ -66,13 +66,13 @@ impl Volume {
 
     /// Appends one batch to the active segment, rolling it first where it is full, and publishes it.
     fn append(&self, batch: &mut [Request]) -> Result<()> {
-        if let Some(why) = self.poison.get() {
-            return Err(Error::new(Kind::Poisoned, format!("the volume accepts no more writes: {why}")));
-        }
+        self.check_writable()?;
         let bytes: u64 = batch.iter().map(journal_bytes).sum();
         let entries: usize = batch.iter().map(|r| r.pieces.len()).sum();
         let mut guard = self.writer.lock();
         self.make_room(&mut guard, bytes, entries, &batch[0])?;
+        // Rolling may have met the end of all writing.
+        self.check_writable()?;
         let Some(writer) = guard.as_mut() else {
             return Err(Error::new(Kind::Closed, "the volume has no active segment"));
         };

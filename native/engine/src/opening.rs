@@ -14,7 +14,7 @@ use crate::index::memtable::Control;
 use crate::index::sealed::Sealed;
 use crate::journal::manifest::{CommitError, Edit, Manifest, SegmentItem, StateItem};
 use crate::journal::recover::{self, Recovery};
-use crate::journal::segment::{self, file_name, OpenSegment};
+use crate::journal::segment::{self, file_name};
 use crate::maintain;
 use crate::options::{Maintenance, Options, LSN_RESERVE};
 use crate::origin::Origin;
@@ -80,7 +80,7 @@ fn look(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
 
 fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
     let (manifest, notes) = Manifest::load(storage.clone(), options.volume_id)?;
-    let (recovery, _) = recover_open(storage, &manifest, false)?;
+    let recovery = recover_open(storage, &manifest, false)?;
     let cut = recovery.cut.map(|cut| cut.to_string());
     let faults = notes.damage.iter().chain(&recovery.damage).cloned().collect::<Faults>();
     let frozen = recovery.segments.into_iter().map(|segment| Arc::new(segment.table)).collect::<Vec<_>>();
@@ -112,11 +112,11 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
 fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Options) -> Result<Opened> {
     let (mut manifest, notes) = Manifest::load(storage.clone(), options.volume_id)?;
     let was_clean = manifest.content.state.clean;
-    let (recovery, open) = recover_open(storage, &manifest, true)?;
+    let recovery = recover_open(storage, &manifest, true)?;
     let faults = notes.damage.iter().chain(&recovery.damage).cloned().collect::<Faults>();
     let event = (!was_clean).then(|| recovery_event(&recovery));
     if !was_clean {
-        seal_recovered(&mut manifest, &recovery, &open)?;
+        seal_recovered(&mut manifest, &recovery)?;
     } else if notes.must_rewrite {
         manifest.rewrite()?;
     }
@@ -140,12 +140,19 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
 }
 
 /// Reads the open segments that the manifest names. A writer first makes durable what the cache has, and then reads what the disk has.
-fn recover_open(storage: &Arc<dyn Storage>, manifest: &Manifest, write: bool) -> Result<(Recovery, Vec<OpenSegment>)> {
+fn recover_open(storage: &Arc<dyn Storage>, manifest: &Manifest, write: bool) -> Result<Recovery> {
     let content = &manifest.content;
     let last_sealed = content.segments.values().filter(|s| s.sealed).map(|s| s.last_lsn.0).max().unwrap_or(0);
-    let mut open = Vec::new();
+    let (mut open, mut missing) = (Vec::new(), Vec::new());
     for item in content.segments.values().filter(|s| !s.sealed) {
-        let segment = segment::open(&**storage, item.id, item.nonce, write)?;
+        let segment = match segment::open(&**storage, item.id, item.nonce, write) {
+            // Where a crash fell between a commit of unknown outcome and the next try, there was nothing in it yet.
+            Err(e) if e.kind == Kind::Corrupt => {
+                missing.push(e.message);
+                continue;
+            }
+            other => other?,
+        };
         if write {
             segment.file.sync().map_err(|e| Error::io("sync", &file_name(item.id), &e))?;
             segment.file.drop_cache();
@@ -153,12 +160,13 @@ fn recover_open(storage: &Arc<dyn Storage>, manifest: &Manifest, write: bool) ->
         open.push(segment);
     }
     let facts = recover::Volume::new(&content.id, content.size);
-    let recovery = recover::recover(open.clone(), last_sealed, &facts)?;
-    Ok((recovery, open))
+    let mut recovery = recover::recover(open, last_sealed, &facts)?;
+    recovery.damage.extend(missing);
+    Ok(recovery)
 }
 
 /// Writes footers, then one manifest commit: the kept segments are sealed, the others gone, LSNs go on above all that may have been given.
-fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery, open: &[OpenSegment]) -> Result<()> {
+fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery) -> Result<()> {
     let state = manifest.content.state;
     let mut items: Vec<SegmentItem> = Vec::new();
     for segment in &recovery.segments {
@@ -172,8 +180,9 @@ fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery, open: &[OpenSegm
         newest.map_or((manifest.content.created, 0), |item| (item.last_stamp, item.clock_epoch));
     let floor = state.next_lsn.0.max(recovery.seen_lsn) + LSN_RESERVE;
     let kept: HashSet<u32> = items.iter().map(|item| item.id.0).collect();
-    let dropped =
-        open.iter().filter(|segment| !kept.contains(&segment.id.0)).map(|segment| Edit::DropSegment(segment.id));
+    let gone = |item: &&SegmentItem| !item.sealed && !kept.contains(&item.id.0);
+    let dropped: Vec<Edit> =
+        manifest.content.segments.values().filter(gone).map(|item| Edit::DropSegment(item.id)).collect();
     // Not clean: until this run has noted the unclean end on the timeline, the next opening has to.
     let state = StateItem { clean: false, next_lsn: Lsn(floor), last_stamp, clock_epoch, ..state };
     let mut edits = vec![Edit::State(state)];
