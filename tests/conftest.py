@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ SEED_KEY = pytest.StashKey[int]()
 # No deadline: two busy cores make any single example slow. The blob repeats a failure that the local database cannot (in CI).
 hypothesis.settings.register_profile("cdp", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("cdp")
+
+# A shell that runs the tests in the background ignores SIGINT, and everything that they start would inherit that: interrupts are tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
