@@ -4,6 +4,7 @@
 #   make test        the static checks, then the tests of both languages
 #   make check       the static checks alone
 #   make test-long   the tests that take minutes (crash rounds, long model runs, damage sweeps)
+#   make test-libnbd a newer libnbd, built from Debian's source: extended headers and payloads of BLOCK_STATUS
 #   make bench       throughput and latency beside nbdkit and qemu-nbd; QUICK=1 for a short look
 #   make fuzz        every fuzz target for FUZZ_SECONDS (default 60) each
 #   make format      rewrite sources as the checks want them
@@ -14,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: setup native demo test check check-python check-rust test-rust test-python test-long bench fuzz format clean
+.PHONY: setup native demo test check check-python check-rust test-rust test-python test-libnbd test-long bench fuzz format clean
 
 # rustup's default place comes last: a toolchain on PATH wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -57,7 +58,13 @@ test-rust: setup
 	$(CARGO) test $(MANIFEST) --workspace --quiet
 
 test-python: native
-	$(PYTHON) -m pytest -m 'not long' $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -m 'not long and not newer_libnbd' $(PYTEST_ARGS)
+
+# A client that Debian 12 does not have: extended headers and BLOCK_STATUS payloads from libnbd.
+test-libnbd: native
+	tools/build-libnbd.sh >/dev/null
+	$(PYTHON) -m pytest -m newer_libnbd tests/interop/test_clients_libnbd.py $(PYTEST_ARGS)
+	PYTHONPATH=.cache/libnbd/python $(PYTHON) -m pytest tests/interop/test_negotiation.py $(PYTEST_ARGS)
 
 # Optimized, but with the assertions that a release build leaves out.
 test-long: native

@@ -1,6 +1,6 @@
 """libnbd 1.22: extended headers, requests above 4 GiB, and BLOCK_STATUS that names its contexts in a payload.
 
-bookworm's 1.14 knows none of this. Build the newer one with tools/build-libnbd.sh; without it these tests are skipped. It runs in a process
+bookworm's 1.14 knows none of this: `make test-libnbd` builds the newer one and runs these. It runs in a process
 of its own, since one process holds one libnbd.
 """
 
@@ -18,7 +18,7 @@ from tests.rig.process import run
 
 LIBNBD = ROOT / ".cache" / "libnbd" / "python"
 
-pytestmark = pytest.mark.skipif(not LIBNBD.exists(), reason="libnbd 1.22 is not built (tools/build-libnbd.sh)")
+pytestmark = pytest.mark.newer_libnbd
 
 PRELUDE = """
 import json, nbd

@@ -1,13 +1,11 @@
 """libnbd, nbdinfo and qemu-nbd negotiate with the server; libnbd's option mode says one option at a time.
 
 No volume is behind it: a client that enters finds a session that says nothing, so these tests hold the handshake to account and nothing else.
-Options that only libnbd >= 1.18 sends need a newer one than bookworm's (tools/build-libnbd.sh); where it is built, this file runs once more with
-it, in a process of its own, since one process holds one libnbd.
+Options that only libnbd >= 1.18 sends are marked `newer_libnbd`: `make test-libnbd` runs this file once more, with such a one.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +17,14 @@ import pytest
 import trio
 
 from cdp import errors
-from tests.rig.cdp import ROOT, environment
 from tests.rig.process import run
 from tests.unit.test_nbd_server import Disk, Disks, site
 
 ALLOCATION = "base:allocation"
-NEWER_LIBNBD = ROOT / ".cache" / "libnbd" / "python"
 GIB = 1 << 30
 
-is_newer = hasattr(nbd.NBD, "opt_extended_headers")
-needs_newer_libnbd = pytest.mark.skipif(not is_newer, reason="libnbd before 1.18 says fewer options")
+# libnbd before 1.18 says fewer options: these run by `make test-libnbd`.
+needs_newer_libnbd = pytest.mark.newer_libnbd
 
 
 class Store(Disks):
@@ -284,13 +280,3 @@ def test_starttls_is_declined_and_haggling_goes_on(place: Place, client: Any) ->
         assert error.errno == "ENOTSUP", "built without TLS"  # noqa: PT017
     client.opt_info()
     assert client.get_size() == GIB
-
-
-@pytest.mark.skipif(is_newer, reason="this is the newer libnbd")
-@pytest.mark.skipif(not NEWER_LIBNBD.exists(), reason="libnbd 1.22 is not built (tools/build-libnbd.sh)")
-def test_all_of_this_with_a_newer_libnbd() -> None:
-    env = environment()
-    env["PYTHONPATH"] = f"{NEWER_LIBNBD}:{env['PYTHONPATH']}"
-    said = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, env=env).stdout
-    assert "passed" in said
-    assert "1 skipped" in said, "the newer one runs every test but this"
