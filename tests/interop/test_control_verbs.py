@@ -339,7 +339,8 @@ def test_multi_conn_is_promised_for_what_does_not_move(daemon: Daemon) -> None:
     put(daemon.uri("disk"), 0, b"x" * 512)
     daemon.cdp("bookmark", "disk", "b")
     promised = {}
-    for when in (None, "latest", "oldest", "-0s", "lsn:0", "bookmark:b", f"@{time.time_ns() // 10**9}"):
+    now = time.time_ns()
+    for when in (None, "latest", "oldest", "-0s", "lsn:0", "bookmark:b", f"@{now // 10**9}.{now % 10**9:09d}"):
         with connected(daemon.uri("disk", when)) as client:
             promised[when] = client.can_multi_conn()
             assert client.is_read_only() is (when is not None)

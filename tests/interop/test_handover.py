@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import nbd
 import pytest
 
-from tests.rig.content import content
+from tests.rig.content import DISK_BYTES, content
 from tests.rig.daemon import Daemon, Transport
 from tests.rig.process import run
 from tests.unit.nbd_dialogue import EXPORT_NAME, GO, GREETING, STRUCTURED, client_flags, info, option
@@ -89,7 +89,7 @@ def test_requests_sent_behind_the_last_option_are_answered(
         if enter == "go":
             read_negotiation(client)
         else:
-            assert struct.unpack(">Q", read(client, 10)[:8]) == (64 * MIB,)
+            assert struct.unpack(">Q", read(client, 10)[:8]) == (DISK_BYTES,)
         assert simple_reply(client) == (0, 1)
         assert simple_reply(client) == (0, 2)
         client.sendall(request(0, 3, 1000, len(data)))
@@ -113,7 +113,7 @@ def test_idle_connections_lock_nobody_out(served: Daemon, disk: str) -> None:
             idle.append(client)
             client.settimeout(60)
             client.connect(str(served.socket))
-        assert run("nbdinfo", "--size", served.uri(disk)).stdout.strip() == str(64 * MIB)
+        assert run("nbdinfo", "--size", served.uri(disk)).stdout.strip() == str(DISK_BYTES)
     finally:
         for client in idle:
             client.close()
