@@ -47,7 +47,7 @@ pub struct Volume {
     pub(crate) manifest: Mutex<Manifest>,
     pub(crate) index: Index,
     pub(crate) ring: Ring,
-    /// None until the first write of this run. Only the leader appends; a sync looks in to learn what to cover.
+    /// None until the first write of this run, and after closing. Only the leader appends; a sync looks in to learn what to cover.
     pub(crate) writer: Mutex<Option<Writer>>,
     pub(crate) spare: Mutex<Option<OpenSegment>>,
     pub(crate) durability: Durability,

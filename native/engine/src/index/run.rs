@@ -174,7 +174,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Appends every version that overlaps `start..end` with an LSN in `lsns`, in no order. `end - start` is at most a leaf. Corrupt, naming the block, if one is damaged.
+    /// Appends every version that overlaps `start..end` with an LSN in `lsns`, in no order. Corrupt, naming the block, if one is
+    /// damaged or cannot be read.
     pub fn collect(
         &self,
         file: &dyn File,

@@ -1,7 +1,8 @@
 //! The manifest: which files make up a volume's journal, and nothing else (docs/format.md, "manifest.0, manifest.1").
 //!
 //! Invariants: a commit is durable in both copies when it returns; a file it names was durable before; one valid copy is
-//! enough to open. After a commit that failed the outcome is unknown: the caller poisons the volume and the next opening reads it anew.
+//! enough to open. A failed commit has either changed nothing or has an unknown outcome ([`CommitError`]): then the caller poisons the
+//! volume, and the next opening reads it anew.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
