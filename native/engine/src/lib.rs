@@ -11,6 +11,7 @@ mod codec;
 mod durable;
 pub mod error;
 mod faults;
+mod fork;
 pub mod index;
 pub mod instants;
 pub mod journal;
@@ -33,6 +34,7 @@ pub mod view;
 pub mod volume;
 
 pub use error::{Error, Kind, Result};
+pub use fork::Fork;
 pub use instants::Instant;
 pub use options::{Maintenance, Options};
 pub use units::{Lsn, SegmentId, Stamp, PAGE, SECTOR};

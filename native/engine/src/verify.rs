@@ -91,7 +91,7 @@ impl Volume {
             check.add(format!("it has {length} bytes instead of {}", item.file_bytes));
         }
         let open = OpenSegment { id: item.id, nonce: item.nonce, file };
-        self.check_header_page(&open, &mut check)?;
+        self.check_header_page(&open, self.facts.writer_of(item.first_lsn.0), &mut check)?;
         let (table, tail_offset, scanned) = recover::sealed_walk(&open, item, &self.facts)?;
         check.scan(&scanned);
         check.echoes(&scanned);
@@ -134,7 +134,10 @@ impl Volume {
         if got < bytes.len() || bytes.len() < PAGE as usize {
             return Ok(Some("it ends early".into()));
         }
-        if let Err(what) = checkpoint::check_header(&bytes, &self.id, item) {
+        // At a base each timeline that begins there may have written it.
+        let of = |writer: &[u8; 16]| checkpoint::check_header(&bytes, writer, item);
+        let writer = self.facts.family().find(|writer| of(writer).is_ok()).unwrap_or(&self.id);
+        if let Err(what) = of(writer) {
             return Ok(Some(what));
         }
         let tail = match checkpoint::read_tail(&*file, item) {
@@ -159,7 +162,7 @@ impl Volume {
         let published = Lsn(self.index.published());
         for segment in self.open_segments() {
             let mut check = Check { id: segment.id, findings };
-            self.check_header_page(&segment, &mut check)?;
+            self.check_header_page(&segment, &self.id, &mut check)?;
             let end = self.writer.lock().as_ref().filter(|w| w.segment.id == segment.id).map(|w| w.offset());
             let scanned = scan(&segment, end)?;
             if !self.read_only {
@@ -179,10 +182,10 @@ impl Volume {
         opened.collect()
     }
 
-    fn check_header_page(&self, segment: &OpenSegment, check: &mut Check<'_>) -> Result<()> {
+    fn check_header_page(&self, segment: &OpenSegment, writer: &[u8; 16], check: &mut Check<'_>) -> Result<()> {
         let mut page = [0u8; PAGE as usize];
         let got = segment.file.read_at(&mut page, 0).map_err(|e| Error::io("read", &file_name(segment.id), &e))?;
-        if let Err(what) = check_header(&page[..got], &self.id, segment.id, segment.nonce) {
+        if let Err(what) = check_header(&page[..got], writer, segment.id, segment.nonce) {
             check.add_repairable(what);
         }
         Ok(())

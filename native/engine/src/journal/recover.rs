@@ -32,6 +32,16 @@ impl Volume {
         self.ancestors.get(at).map_or(&self.id, |(_, id)| id)
     }
 
+    /// Who may have written a file of this volume: itself, and its ancestors.
+    pub fn family(&self) -> impl Iterator<Item = &[u8; 16]> {
+        std::iter::once(&self.id).chain(self.ancestors.iter().map(|(_, id)| id))
+    }
+
+    /// The last LSN that is an ancestor's; 0 if there is none.
+    pub fn floor(&self) -> u64 {
+        self.ancestors.last().map_or(0, |&(floor, _)| floor)
+    }
+
     /// What its payloads' checksums are bound to: the volume nonce of who wrote it.
     pub fn nonce_of(&self, lsn: u64) -> u64 {
         crate::codec::u64_at(self.writer_of(lsn), 0)
