@@ -16,6 +16,7 @@ pub mod instants;
 pub mod journal;
 mod lz4;
 mod maintain;
+mod merge;
 mod opening;
 pub mod options;
 pub mod origin;

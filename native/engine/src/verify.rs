@@ -1,7 +1,6 @@
 //! Checking every byte of a volume: manifests, segment headers, batches, echoes, payloads, the bytes between, and the index against what the
 //! batches say. Nothing is changed. May run beside writes.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
@@ -190,10 +189,7 @@ impl Volume {
 
     fn verify_names(&self, findings: &mut Vec<Finding>) -> Result<()> {
         let manifest = self.manifest.lock();
-        let content = &manifest.content;
-        let segments = content.segments.keys().map(|&id| file_name(id));
-        let checkpoints = content.checkpoints.keys().map(|&id| checkpoint::file_name(id));
-        let named: HashSet<String> = segments.chain(checkpoints).collect();
+        let named = manifest.content.file_names();
         let names = self.storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
         let known = |name: &String| {
             named.contains(name)
