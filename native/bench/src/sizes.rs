@@ -38,7 +38,11 @@ pub fn of(folder: &Path) -> Result<Sizes, Box<dyn std::error::Error>> {
     let (manifest, _) = Manifest::load(Arc::new(Disk::new(folder)?), None)?;
     let content = manifest.content;
     let sealed = content.segments.values().filter(|s| s.sealed);
-    let mut sizes = Sizes { checkpoints: content.checkpoints.values().map(|c| c.file_bytes).sum(), ..Sizes::default() };
+    let mut sizes = Sizes {
+        checkpoints: content.checkpoints.values().map(|c| c.file_bytes).sum(),
+        merged_runs: content.runs.values().map(|run| run.file_bytes).sum(),
+        ..Sizes::default()
+    };
     for segment in sealed {
         sizes.segments += 1;
         sizes.records += segment.footer_offset;
