@@ -54,7 +54,8 @@ pub fn scatter(n: u64) -> u64 {
 
 /// Lays a volume into an empty folder and writes its history, then stops it cleanly, or leaves it as a kill does.
 pub fn fill(folder: &Path, shape: &Shape, options: Options, clean: bool) -> Result<()> {
-    let storage = Arc::new(Clocked::new(folder, CREATED).map_err(|e| Error::io("open", &folder.to_string_lossy(), &e))?);
+    let storage =
+        Arc::new(Clocked::new(folder, CREATED).map_err(|e| Error::io("open", &folder.to_string_lossy(), &e))?);
     Volume::create(storage.clone(), VOLUME_ID, shape.size, Stamp(CREATED))?;
     let volume = Volume::open(storage.clone(), None, options)?;
     let mut block = vec![0u8; BLOCK];

@@ -114,7 +114,8 @@ fn first_read(volume: &Arc<Volume>, shape: &Shape, look: &Look) -> Result<f64, B
 fn drop_caches() -> Outcome {
     // SAFETY: sync has no arguments and no result.
     unsafe { libc::sync() };
-    std::fs::write("/proc/sys/vm/drop_caches", "3").map_err(|e| format!("caches are not dropped ({e}): run as root").into())
+    std::fs::write("/proc/sys/vm/drop_caches", "3")
+        .map_err(|e| format!("caches are not dropped ({e}): run as root").into())
 }
 
 fn peak_bytes() -> Result<u64, Box<dyn std::error::Error>> {

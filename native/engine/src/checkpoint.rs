@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::index::checkpoint::{self, Builder, Checkpoint, SHARD_SECTORS};
+use crate::index::files::Named;
 use crate::index::map::At;
 use crate::journal::manifest::{CheckpointItem, Edit, StateItem};
 use crate::path::Path;
@@ -71,6 +72,8 @@ impl Volume {
             let file = self.storage.create(&name)?;
             file.write_at(bytes, 0)?;
             file.sync()?;
+            // Not what an attempt before this one left.
+            self.index.files.hold(Named::Checkpoint(item.id), file);
             self.storage.sync_folder()
         };
         if let Err(e) = write() {

@@ -30,6 +30,7 @@ mod rollback;
 pub mod storage;
 pub mod units;
 pub mod verify;
+mod verify_runs;
 pub mod view;
 pub mod volume;
 

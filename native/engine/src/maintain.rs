@@ -234,9 +234,7 @@ fn run(volume: &Weak<Volume>, shared: &(Mutex<Wake>, Condvar)) {
         if volume.is_closed() {
             return;
         }
-        if let Err(error) =
-            volume.maintain().and_then(|()| volume.note_idle()).and_then(|()| volume.tend_index())
-        {
+        if let Err(error) = volume.maintain().and_then(|()| volume.note_idle()).and_then(|()| volume.tend_index()) {
             volume.faults.note(error.message);
             // A full disk or a failing one: look again, but not in a loop.
             drop(volume);

@@ -120,7 +120,7 @@ impl Volume {
     }
 
     /// Something that a merge read is damaged: from now on it is passed over.
-    fn find_damage(&self, units: &[Unit]) -> Result<()> {
+    pub(crate) fn find_damage(&self, units: &[Unit]) -> Result<()> {
         for unit in units {
             if let Some(fault) = unit.find_damage(&self.index.files)? {
                 self.faults.note(fault);
@@ -131,7 +131,8 @@ impl Volume {
 
     /// What is damaged is of no use, and keeps its neighbours from being merged.
     fn drop_damaged_runs(&self) -> Result<()> {
-        let damaged: Vec<u32> = self.index.runs().iter().filter(|run| run.is_damaged()).map(|run| run.item.id).collect();
+        let damaged: Vec<u32> =
+            self.index.runs().iter().filter(|run| run.is_damaged()).map(|run| run.item.id).collect();
         self.drop_runs(&damaged)
     }
 

@@ -256,11 +256,7 @@ fn merged_runs(manifest: &Manifest) -> Vec<Arc<Merged>> {
 }
 
 /// Control records of the segments behind the newest checkpoint.
-fn sealed_controls(
-    files: &Files,
-    sealed: &[Arc<Sealed>],
-    checkpoints: &[Arc<Checkpoint>],
-) -> Result<Vec<Control>> {
+fn sealed_controls(files: &Files, sealed: &[Arc<Sealed>], checkpoints: &[Arc<Checkpoint>]) -> Result<Vec<Control>> {
     let known = checkpoints.last().map_or(0, |c| c.item.lsn.0);
     let mut controls = Vec::new();
     for segment in sealed.iter().filter(|s| s.item.last_lsn.0 > known) {

@@ -47,6 +47,7 @@ impl Volume {
             done += segment.item.file_bytes;
         }
         self.verify_checkpoints(&mut findings)?;
+        self.verify_runs(&mut findings)?;
         self.verify_open(&mut findings)?;
         self.verify_names(&mut findings)?;
         progress(total, total)?;

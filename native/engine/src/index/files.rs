@@ -81,7 +81,12 @@ impl Files {
     }
 
     pub fn put(&self, segment: u32, file: Arc<dyn File>) {
-        self.open.lock().put(Named::Segment(segment), file);
+        self.hold(Named::Segment(segment), file);
+    }
+
+    /// From now on `file` is the one of this name.
+    pub fn hold(&self, name: Named, file: Arc<dyn File>) {
+        self.open.lock().put(name, file);
     }
 
     /// Lets go of files that are gone.

@@ -129,7 +129,8 @@ fn read_end(file: &dyn File, nonce: u64, offset: u64, end: u64) -> Result<(Trail
     let trailer = &tail[tail.len() - TRAILER_BYTES..];
     let head = if got == tail.len() { parse_trailer(trailer, nonce) } else { None };
     let head = head.ok_or_else(|| Error::corrupt("its trailer is damaged"))?;
-    if head.site.offset != offset || head.sections_offset < offset || head.sections_offset > end - TRAILER_BYTES as u64 {
+    if head.site.offset != offset || head.sections_offset < offset || head.sections_offset > end - TRAILER_BYTES as u64
+    {
         return Err(Error::corrupt("its trailer names another place"));
     }
     Ok((head, tail, begin))

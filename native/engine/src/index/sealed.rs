@@ -210,7 +210,9 @@ impl Sealed {
     pub fn data_segments(&self, files: &Files) -> Result<Vec<u32>> {
         Ok(match &*self.source(files)? {
             Source::Disk(run) => run.segments.clone(),
-            Source::Memory(table) => table.versions().any(|v| v.is_data()).then_some(table.segment).into_iter().collect(),
+            Source::Memory(table) => {
+                table.versions().any(|v| v.is_data()).then_some(table.segment).into_iter().collect()
+            }
         })
     }
 
