@@ -112,6 +112,10 @@ class View:
     def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
         """(bytes, zero) from `offset` on, covering `length`."""
 
+    def changed(self, since: View, offset: int, length: int, most: int = ...) -> list[tuple[int, int]]:
+        """(offset, bytes) of what was written in one of the two histories since they parted, inside the range: whole sectors, ascending, neighbours merged. At most `most`, each whole;
+        fewer are all. Between views of one volume, or of volumes that share history (else Invalid). Damaged and lost count as changed."""
+
     def restore(self, fd: int, progress: Callable[[int, int], None] | None = None, zero_holes: bool = False) -> int:
         """Writes the view into an open file or device from offset 0: data only, or with `zero_holes` zeros as well. No fsync. Bytes written. An exception from `progress` ends it.
         Corrupt if a block cannot be read; what could be read is written first."""

@@ -4,7 +4,7 @@
 //! many leaves (long zeros) hang on one list of their own.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::activity::{Activity, Counted, Tally};
 use super::{Place, Version, LEAF_SECTORS};
@@ -217,6 +217,16 @@ impl Memtable {
             take(link.item);
             at = link.next;
         }
+    }
+
+    /// Appends what the items with these numbers cover of `range` on `path`, in no order.
+    pub fn covered(&self, items: Range<usize>, (start, end): (u64, u64), path: &Path, out: &mut Vec<(u64, u64)>) {
+        let items = self.items.get(items.start..items.end.min(self.items.len())).unwrap_or_default();
+        let wanted = |item: &&Item| {
+            item.kind.covers() && item.start < end && start < item.start + item.sectors && path.contains(item.lsn)
+        };
+        let clipped = |item: &Item| (item.start.max(start), (item.start + item.sectors).min(end));
+        out.extend(items.iter().filter(wanted).map(clipped));
     }
 
     /// Every version, in the order of LSNs.

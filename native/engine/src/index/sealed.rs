@@ -11,6 +11,7 @@ use super::footer::{self, Footer};
 use super::memtable::{Control, Memtable};
 use super::run::Run;
 use super::sections::StampFence;
+use super::spans::Spans;
 use super::{Place, Version, LOCATE};
 use crate::error::{Kind, Result};
 use crate::faults::Faults;
@@ -76,7 +77,7 @@ impl std::ops::Deref for SealedSet {
 }
 
 enum Source {
-    Disk(Run),
+    Disk(Arc<Run>),
     /// The footer is damaged: rebuilt from the batches.
     Memory(Box<Memtable>),
 }
@@ -107,13 +108,47 @@ impl Sealed {
         match result {
             Err(e) if e.kind == Kind::Corrupt => {
                 out.truncate(before);
-                let table = self.rebuild(files, &e.message)?;
-                table.collect(range, path, out);
-                *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
-                Ok(())
+                self.distrust(files, &e.message)?;
+                self.collect(files, range, path, out)
             }
             other => other,
         }
+    }
+
+    /// From now on the segment's batches are asked, not its footer.
+    pub fn distrust(&self, files: &Files, why: &str) -> Result<()> {
+        let table = self.rebuild(files, why)?;
+        *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
+        Ok(())
+    }
+
+    /// What its versions on `path` cover of `range`, as streams. Nothing is read yet but fences.
+    pub fn stream(
+        self: &Arc<Sealed>,
+        files: &Files,
+        range: (u64, u64),
+        path: &Path,
+        out: &mut Vec<Spans>,
+    ) -> Result<()> {
+        match &*self.source(files)? {
+            Source::Disk(run) => {
+                let file = match files.get(self.item.id.0) {
+                    Err(e) if e.kind == Kind::Corrupt => {
+                        self.distrust(files, &e.message)?;
+                        return self.stream(files, range, path, out);
+                    }
+                    other => other?,
+                };
+                let walk = |blocks| Spans::of_blocks(self.clone(), run.clone(), file.clone(), blocks, range, path);
+                out.extend(run.blocks_near(range).into_iter().filter(|blocks| !blocks.is_empty()).map(walk));
+            }
+            Source::Memory(table) => {
+                let mut covered = Vec::new();
+                table.covered(0..table.len(), range, path, &mut covered);
+                out.push(Spans::of(covered));
+            }
+        }
+        Ok(())
     }
 
     /// Calls `see(start, end)` for the span of every index block, in sectors.
@@ -130,7 +165,7 @@ impl Sealed {
             return Ok(source.clone());
         }
         let source = Arc::new(match self.footer(files) {
-            Ok(footer) => Source::Disk(footer.run),
+            Ok(footer) => Source::Disk(Arc::new(footer.run)),
             Err(e) if e.kind == Kind::Corrupt => Source::Memory(Box::new(self.rebuild(files, &e.message)?)),
             Err(e) => return Err(e),
         });
