@@ -24,6 +24,7 @@ mod request;
 pub mod restore;
 mod ring;
 pub mod storage;
+pub mod timeline;
 pub mod units;
 pub mod verify;
 pub mod view;

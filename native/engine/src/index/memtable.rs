@@ -178,19 +178,6 @@ impl Memtable {
         self.tally.rows()
     }
 
-    /// The same of the records in `lsns` alone.
-    pub fn activity_of(&self, lsns: RangeInclusive<u64>) -> Vec<Activity> {
-        let mut tally = Tally::default();
-        let mut previous = 0;
-        for (item, stamp) in (0..self.batches.len()).flat_map(|batch| self.stamped(batch)) {
-            let continues = std::mem::replace(&mut previous, item.lsn) == item.lsn;
-            if lsns.contains(&item.lsn) {
-                tally.count(Counted { stamp, kind: item.kind, continues, sectors: item.sectors, stored: item.stored });
-            }
-        }
-        tally.rows().collect()
-    }
-
     /// Appends every version that overlaps `range` with an LSN in `lsns`, in no order.
     pub fn collect(&self, (start, end): (u64, u64), lsns: &RangeInclusive<u64>, out: &mut Vec<Version>) {
         if end > (start / LEAF_SECTORS + 1) * LEAF_SECTORS {
