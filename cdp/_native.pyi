@@ -4,7 +4,7 @@ Every call that may wait releases the GIL. Errors are those of `cdp.errors`, one
 """
 
 from collections.abc import Callable
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 class OriginReader(Protocol):
     """What an origin that Python reads (an NBD export, through libnbd) offers to the engine."""
@@ -86,6 +86,24 @@ class Volume:
         """(LSN, stamp) of those of the records, ascending, that the journal has."""
 
     def flush_points(self, since_lsn: int, until_lsn: int) -> list[int]: ...
+    def rollback(self, to_lsn: int) -> int:
+        """The live volume becomes what it was at `to_lsn`; durable. The LSN of the rollback. NotFound if that instant cannot be reached."""
+
+    def branches(self) -> list[tuple[int, int]]:
+        """(LSN, LSN gone back to) of every rollback, and of the branch that a clone begins with; ascending."""
+
+    def retain(self, horizon_lsn: int, points: list[int]) -> None:
+        """From now on the instants are: every record from the horizon on, the points below it, and what is held. One durable commit. The horizon never goes back, and not above what is durable."""
+
+    def reach(self) -> dict[str, Any]:
+        """horizon (LSN), horizon_stamp, points: [(LSN, stamp, clock epoch)] ascending."""
+
+    def pins(self) -> list[tuple[int, int]]:
+        """(LSN, holders) of the instants that open views hold, ascending."""
+
+    def close_views(self, lsn: int) -> int:
+        """Takes an instant away from who holds it: their reads fail (Io) from now on. How many there were."""
+
     def faults(self) -> list[str]:
         """Damage and anomalies that opening met: one sentence each."""
 

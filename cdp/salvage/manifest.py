@@ -15,7 +15,7 @@ from cdp.salvage.crc import crc32c
 from cdp.salvage.files import read_whole
 from cdp.salvage.report import Report
 
-FORMAT = 1
+FORMAT = 2
 _LATER = "format version"
 COPIES = ("manifest.0", "manifest.1")
 _HEADER = struct.Struct("<8sII16sQQ16x")
@@ -160,7 +160,7 @@ def _header_problem(content: bytes, volume: str, size: int) -> str:
         return "the header's checksum is wrong"
     if magic != b"CDPMAN01":
         return "no manifest: the magic is wrong"
-    if version != FORMAT:
+    if version not in (1, FORMAT):
         return f"{_LATER} {version}"
     return _foreign(owner.hex(), created_size, volume, size)
 
@@ -203,7 +203,7 @@ def _apply(manifest: Manifest, item: bytes) -> None:
     if tag == 1:
         nonce, epoch, clock, entries, first, last, since, until, footer, size, previous = _SEGMENT.unpack(item)[4:]
         manifest.segments[number] = SegmentItem(
-            number, flag == 1, nonce, epoch, clock, entries, first, last, since, until, footer, size, previous
+            number, bool(flag & 1), nonce, epoch, clock, entries, first, last, since, until, footer, size, previous
         )
     elif tag == 2:
         manifest.segments.pop(number, None)

@@ -8,6 +8,7 @@ use crate::journal::segment::{self, OpenSegment};
 use crate::journal::writer::{journal_bytes, Writer};
 use crate::maintain::Ended;
 use crate::request::{Piece, Request};
+use crate::rollback;
 use crate::units::{Lsn, SegmentId, SECTOR};
 use crate::volume::Volume;
 
@@ -80,13 +81,13 @@ impl Volume {
         let meta = writer.append(batch, next, self.durability.record())?;
         let documents: Vec<Option<Vec<u8>>> = batch.iter().filter_map(control_document).map(Some).collect();
         self.note_controls(batch);
-        self.index.publish(&meta, &mut documents.into_iter(), meta.last_lsn());
+        self.index.publish(&meta, &mut documents.into_iter(), meta.last_lsn(), &rollbacks_in(batch));
         Ok(())
     }
 
     fn note_controls(&self, batch: &[Request]) {
         for request in batch {
-            if let Some(document) = control_document(request) {
+            if let Some(document) = listed_document(request) {
                 let control = crate::index::memtable::Control { lsn: request.lsn, stamp: request.stamp, document };
                 self.controls.lock().push(control);
             }
@@ -130,7 +131,7 @@ impl Volume {
         self.index.rotate(id.0, first.lsn);
         *self.spare.lock() = Some(spare);
         self.start_maintenance();
-        Ok(Writer::new(active, self.facts.nonce, previous, first.clock_epoch))
+        Ok(Writer::new(active, self.facts.nonce(), previous, first.clock_epoch))
     }
 
     /// Ends the active segment and goes on in the spare one.
@@ -177,6 +178,23 @@ impl Volume {
 /// True if both may stand in one batch.
 fn goes_with(first: &Request, request: &Request) -> bool {
     first.clock_epoch == request.clock_epoch && request.stamp - first.stamp <= STAMP_SPAN_MAX
+}
+
+/// (LSN, to) of the rollbacks among the requests.
+fn rollbacks_in(batch: &[Request]) -> Vec<(u64, u64)> {
+    let rollback = |request: &Request| match request.pieces[..] {
+        [Piece::Rollback { to }] => Some((request.lsn, to)),
+        _ => None,
+    };
+    batch.iter().filter_map(rollback).collect()
+}
+
+/// What stands in the list of control records.
+fn listed_document(request: &Request) -> Option<Vec<u8>> {
+    match request.pieces[..] {
+        [Piece::Rollback { to }] => Some(rollback::document(to)),
+        _ => control_document(request),
+    }
 }
 
 fn control_document(request: &Request) -> Option<Vec<u8>> {

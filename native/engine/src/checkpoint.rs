@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::index::checkpoint::{self, Builder, Checkpoint, SHARD_SECTORS};
+use crate::index::map::At;
 use crate::journal::manifest::{CheckpointItem, Edit, StateItem};
 use crate::units::Lsn;
 use crate::volume::Volume;
@@ -16,17 +17,22 @@ impl Volume {
     /// Writes a checkpoint if enough segments were sealed since the last one. On an error nothing has changed.
     pub(crate) fn checkpoint_if_due(&self) -> Result<()> {
         let sealed = self.index.sealed();
-        let last = self.index.checkpoints().last().map_or(0, |c| c.item.lsn.0);
-        let newer = sealed.iter().filter(|s| s.item.first_lsn.0 > last).count();
-        match sealed.last() {
-            Some(newest) if newer >= self.options.checkpoint_segments && self.poison.get().is_none() => {
-                self.checkpoint(last, newest.item.last_lsn.0)
-            }
-            _ => Ok(()),
+        let live = self.index.live_path();
+        let Some(lsn) = sealed.last().and_then(|newest| live.floor(newest.item.last_lsn.0)) else {
+            return Ok(());
+        };
+        // What lies on abandoned branches makes no lookup of the live volume longer.
+        let last = self.index.checkpoints().iter().rev().map(|c| c.item.lsn.0).find(|&c| live.passes(c)).unwrap_or(0);
+        let fresh = live.above(last);
+        let newer = sealed.iter().filter(|s| fresh.meets(s.item.first_lsn.0, s.item.last_lsn.0)).count();
+        if lsn > last && newer >= self.options.checkpoint_segments && self.poison.get().is_none() {
+            self.checkpoint(last, lsn)?;
         }
+        Ok(())
     }
 
     fn checkpoint(&self, since: u64, lsn: u64) -> Result<()> {
+        let path = self.index.path(At::Lsn(lsn));
         let shards = self.shards_due(since)?;
         let (id, epoch) = {
             let manifest = self.manifest.lock();
@@ -39,8 +45,7 @@ impl Volume {
             if builder.len() > BYTES_MAX {
                 break;
             }
-            let versions = self.index.collect_shard(shard, lsn)?;
-            builder.push(shard, checkpoint::flatten(shard, versions, |segment| self.index.first_lsn(segment)));
+            builder.push(shard, self.index.flatten_shard(shard, &path)?);
         }
         let controls: Vec<_> = self.controls.lock().iter().filter(|c| c.lsn <= lsn).cloned().collect();
         let bytes = builder.finish(lsn, &controls);

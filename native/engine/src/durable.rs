@@ -130,7 +130,8 @@ impl Volume {
     /// A manifest commit failed: poison where the outcome is unknown.
     pub(crate) fn commit_failed(&self, error: crate::journal::manifest::CommitError) -> Error {
         match error {
-            crate::journal::manifest::CommitError::NotDone(error) => error,
+            crate::journal::manifest::CommitError::NotDone(error)
+            | crate::journal::manifest::CommitError::Half(error) => error,
             crate::journal::manifest::CommitError::Unknown(error) => self.poison(error.message),
         }
     }

@@ -15,6 +15,8 @@ pub enum Kind {
     Closed,
     /// No room for the write; room may come back.
     NoSpace,
+    /// Compaction replaced the file: look the place up anew. Never leaves the engine.
+    Gone,
     /// Stored bytes are not what was written.
     Corrupt,
     /// The operating system said no.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::index::memtable::Memtable;
 use crate::index::sealed::Sealed;
+use crate::journal::manifest::PointItem;
 use crate::units::{Lsn, Stamp};
 use crate::volume::Volume;
 
@@ -31,19 +32,27 @@ pub(crate) struct Stretch {
 impl Volume {
     /// The newest record, or the creation.
     pub fn latest(&self) -> (Lsn, Stamp) {
-        let last = self.stretches().last().map(|stretch| stretch.last);
-        last.map_or((Lsn::ZERO, self.created), |(lsn, stamp)| (Lsn(lsn), Stamp(stamp)))
+        let horizon = self.reach.lock().horizon;
+        let last = self.stretches().last().map(|stretch| stretch.last).filter(|&(lsn, _)| lsn > horizon.lsn.0);
+        last.map_or((horizon.lsn, Stamp(horizon.stamp)), |(lsn, stamp)| (Lsn(lsn), Stamp(stamp)))
     }
 
     /// The oldest instant that can be reached.
     pub fn oldest(&self) -> Instant {
-        Instant { lsn: Lsn::ZERO, stamp: self.created, clock_epoch: 0, other: None }
+        instant(self.reach.lock().oldest())
     }
 
-    /// NotFound, naming the reachable range, for a number that no record has.
+    /// NotFound, naming the reachable range, for a number that no record has or whose instant was given up.
     pub fn instant_of(&self, lsn: Lsn) -> Result<Instant> {
-        if lsn == Lsn::ZERO {
-            return Ok(self.oldest());
+        let (known, horizon) = {
+            let reach = self.reach.lock();
+            (reach.known(lsn), reach.horizon.lsn)
+        };
+        if let Some(point) = known {
+            return Ok(instant(point));
+        }
+        if lsn < horizon {
+            return Err(self.unreachable(&format!("LSN {lsn} lies before the horizon, and was not kept")));
         }
         let stretches = self.stretches();
         let holds = |s: &&Stretch| s.first.0 <= lsn.0 && lsn.0 <= s.last.0;
@@ -57,7 +66,8 @@ impl Volume {
         }
     }
 
-    /// The state at a time: waits until every record stamped at or before it is visible. NotFound, naming the range, before creation or in the future.
+    /// The state at a time: waits until every record stamped at or before it is visible; below the horizon the newest point not after it. NotFound, naming the
+    /// range, in the future and before the oldest instant that can be reached.
     pub fn instant_at(&self, stamp: Stamp) -> Result<Instant> {
         if stamp < self.created {
             return Err(self.unreachable("the time lies before the volume's creation"));
@@ -90,20 +100,35 @@ impl Volume {
             |epoch: u32| stretches.iter().find(|s| s.clock_epoch == epoch).map_or(u64::MAX, |s| s.first.1);
         let holding: Vec<u32> = epochs.iter().copied().filter(|&epoch| first_stamp(epoch) <= stamp).collect();
         let Some((&newest, older)) = holding.split_last() else {
-            return Ok(self.oldest());
+            return self.oldest_at(stamp);
         };
         let mut found = self.find_in_epoch(&stretches, newest, stamp)?;
         let holds_too = |epoch: &&u32| stretches.iter().filter(|s| s.clock_epoch == **epoch).any(|s| s.last.1 >= stamp);
         if let Some(&other) = older.iter().rev().find(holds_too) {
-            found.other = Some(self.find_in_epoch(&stretches, other, stamp)?.lsn);
+            found.other = self.find_in_epoch(&stretches, other, stamp).ok().map(|other| other.lsn);
         }
         Ok(found)
     }
 
+    /// For a time that no record holds: before the first one.
+    fn oldest_at(&self, stamp: u64) -> Result<Instant> {
+        let oldest = self.oldest();
+        if oldest.stamp.0 <= stamp {
+            return Ok(oldest);
+        }
+        Err(self.unreachable("the history of that time was given up"))
+    }
+
     fn find_in_epoch(&self, stretches: &[Stretch], epoch: u32, stamp: u64) -> Result<Instant> {
+        let (horizon, point) = {
+            let reach = self.reach.lock();
+            (reach.horizon, reach.point_at(epoch, stamp))
+        };
+        // Below the horizon only points are instants, and compaction may have taken the records between them.
         let mut inside = stretches.iter().filter(|s| s.clock_epoch == epoch && s.first.1 <= stamp);
-        let Some(stretch) = inside.next_back() else {
-            return Ok(self.oldest());
+        let stretch = inside.next_back().filter(|s| s.last.0 > horizon.lsn.0);
+        let Some(stretch) = stretch.filter(|_| epoch > horizon.clock_epoch || stamp >= horizon.stamp) else {
+            return point.map_or_else(|| self.oldest_at(stamp), |point| Ok(instant(point)));
         };
         let found = if stretch.last.1 <= stamp {
             Some(stretch.last)
@@ -112,7 +137,23 @@ impl Volume {
             self.index.ask(stretch.segment, |table| table.at_stamp(stamp), |sealed| sealed.at_stamp(files, stamp))?
         };
         let (lsn, stamp) = found.unwrap_or(stretch.first);
+        if lsn <= horizon.lsn.0 {
+            return Ok(instant(horizon));
+        }
         Ok(Instant { lsn: Lsn(lsn), stamp: Stamp(stamp), clock_epoch: epoch, other: None })
+    }
+
+    /// The record with this number or, where none has it, one before it.
+    pub(crate) fn record_at_or_before(&self, lsn: Lsn) -> Lsn {
+        let stretches = self.stretches();
+        let Some(stretch) = stretches.iter().rev().find(|s| s.first.0 <= lsn.0) else { return Lsn::ZERO };
+        if lsn.0 >= stretch.last.0 {
+            return Lsn(stretch.last.0);
+        }
+        match self.stamp_in(stretch, lsn.0) {
+            Ok(Some(_)) => lsn,
+            _ => Lsn(stretch.first.0),
+        }
     }
 
     pub(crate) fn stamp_in(&self, stretch: &Stretch, lsn: u64) -> Result<Option<u64>> {
@@ -145,10 +186,14 @@ impl Volume {
 
     fn unreachable(&self, why: &str) -> Error {
         let (lsn, stamp) = self.latest();
-        let (first, created) = (Lsn::ZERO, self.created);
-        let range = format!("LSN {first} to {lsn}, stamps {} to {}", created.0, stamp.0);
+        let oldest = self.oldest();
+        let range = format!("LSN {} to {lsn}, stamps {} to {}", oldest.lsn, oldest.stamp.0, stamp.0);
         Error::new(Kind::NotFound, format!("{why}; what can be reached: {range}"))
     }
+}
+
+fn instant(point: PointItem) -> Instant {
+    Instant { lsn: point.lsn, stamp: Stamp(point.stamp), clock_epoch: point.clock_epoch, other: None }
 }
 
 fn stretch_of(table: &Memtable) -> Option<Stretch> {

@@ -96,7 +96,7 @@ impl Volume {
         self.check_writable()?;
         let committed = self.manifest.lock().commit(&[Edit::SetSegment(item.clone())]);
         committed.map_err(|e| self.commit_failed(e))?;
-        self.index.seal(Arc::new(Sealed::new(item, self.facts, self.faults.clone())));
+        self.index.seal(Arc::new(Sealed::new(item, self.facts.clone(), self.faults.clone())));
         Ok(())
     }
 
@@ -261,6 +261,7 @@ pub(crate) fn write_footer(
     let (first, last) = (table.first().unwrap_or(unknown), table.last().unwrap_or(unknown));
     Ok(SegmentItem {
         sealed: true,
+        compacted: false,
         id: segment.id,
         nonce: segment.nonce,
         epoch,

@@ -12,12 +12,14 @@ use crate::index::files::Files;
 use crate::index::map::Parts;
 use crate::index::memtable::Control;
 use crate::index::sealed::Sealed;
-use crate::journal::manifest::{CommitError, Edit, Manifest, SegmentItem, StateItem};
+use crate::journal::manifest::{CommitError, Content, Edit, Manifest, SegmentItem, StateItem};
 use crate::journal::recover::{self, Recovery};
 use crate::journal::segment::{self, file_name};
 use crate::maintain;
 use crate::options::{Maintenance, Options, LSN_RESERVE};
 use crate::origin::Origin;
+use crate::path::Lineage;
+use crate::rollback;
 use crate::storage::{Lock, Storage};
 use crate::units::Lsn;
 use crate::volume::{sealed_items, Found, Volume};
@@ -88,6 +90,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
     let (checkpoints, mut controls) = open_checkpoints(storage, &manifest, &faults);
     controls.extend(sealed_controls(storage, options, &sealed, &checkpoints)?);
     controls.extend(frozen.iter().flat_map(|table| table.controls.iter().cloned()));
+    let controls = own_controls(&manifest.content, controls);
     let state = manifest.content.state;
     let items = sealed_items(&manifest.content);
     let newest = frozen.iter().filter_map(|table| Some((table.last()?, table.clock_epoch))).next_back();
@@ -96,7 +99,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
         None => items.last().map_or((manifest.content.created, 0), |item| (item.last_stamp, item.clock_epoch)),
     };
     let found = Found {
-        parts: Parts { sealed, frozen, checkpoints, faults },
+        parts: Parts { sealed, frozen, checkpoints, lineage: lineage(&manifest.content, &controls), faults },
         controls,
         last_lsn: recovery.last_lsn,
         next_lsn: recovery.last_lsn + 1,
@@ -124,9 +127,16 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
     let sealed = sealed_segments(&manifest, &faults);
     let (checkpoints, mut controls) = open_checkpoints(storage, &manifest, &faults);
     controls.extend(sealed_controls(storage, options, &sealed, &checkpoints)?);
+    let controls = own_controls(&manifest.content, controls);
     let state = manifest.content.state;
     let found = Found {
-        parts: Parts { sealed, frozen: Vec::new(), checkpoints, faults },
+        parts: Parts {
+            sealed,
+            frozen: Vec::new(),
+            checkpoints,
+            lineage: lineage(&manifest.content, &controls),
+            faults,
+        },
         controls,
         last_lsn: recovery.last_lsn,
         next_lsn: state.next_lsn.0,
@@ -159,7 +169,7 @@ fn recover_open(storage: &Arc<dyn Storage>, manifest: &Manifest, write: bool) ->
         }
         open.push(segment);
     }
-    let facts = recover::Volume::new(&content.id, content.size);
+    let facts = recover::Volume::new(content);
     let mut recovery = recover::recover(open, last_sealed, &facts)?;
     recovery.damage.extend(missing);
     Ok(recovery)
@@ -207,9 +217,9 @@ fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
 }
 
 fn sealed_segments(manifest: &Manifest, faults: &Faults) -> Vec<Arc<Sealed>> {
-    let facts = recover::Volume::new(&manifest.content.id, manifest.content.size);
+    let facts = recover::Volume::new(&manifest.content);
     let items = sealed_items(&manifest.content);
-    items.into_iter().map(|item| Arc::new(Sealed::new(item, facts, faults.clone()))).collect()
+    items.into_iter().map(|item| Arc::new(Sealed::new(item, facts.clone(), faults.clone()))).collect()
 }
 
 /// The checkpoints that can be used, ascending, and the control records that the newest one holds. A damaged one is passed over.
@@ -247,6 +257,21 @@ fn sealed_controls(
         controls.extend(segment.controls(&files)?);
     }
     Ok(controls)
+}
+
+/// Rollbacks, and the branches that clones begin with. What an ancestor wrote behind the base says nothing here.
+fn lineage(content: &Content, controls: &[Control]) -> Lineage {
+    let clones = content.ancestors.values().map(|a| (a.floor.0, a.base.0)).filter(|&(floor, base)| base < floor);
+    Lineage::new(rollback::branches(controls).into_iter().chain(clones).collect())
+}
+
+/// The control records that stand on this timeline: of an ancestor's, those of its path.
+fn own_controls(content: &Content, mut controls: Vec<Control>) -> Vec<Control> {
+    let beyond = |lsn: u64| content.ancestors.values().any(|a| a.base.0 < lsn && lsn <= a.floor.0);
+    controls.retain(|control| !beyond(control.lsn));
+    controls.sort_by_key(|control| control.lsn);
+    controls.dedup_by_key(|control| control.lsn);
+    controls
 }
 
 fn recovery_event(recovery: &Recovery) -> String {

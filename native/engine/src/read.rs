@@ -51,6 +51,22 @@ impl Volume {
         scratch: &mut Scratch,
         faults: &mut Vec<Fault>,
     ) -> Result<()> {
+        let known = faults.len();
+        while !self.try_read_leaf(at, offset, buffer, scratch, faults)? {
+            faults.truncate(known);
+        }
+        Ok(())
+    }
+
+    /// False if compaction took a file away between the lookup and the read.
+    fn try_read_leaf(
+        &self,
+        at: At,
+        offset: u64,
+        buffer: &mut [u8],
+        scratch: &mut Scratch,
+        faults: &mut Vec<Fault>,
+    ) -> Result<bool> {
         let end = offset + buffer.len() as u64;
         let mut mapped = std::mem::take(&mut scratch.mapped);
         mapped.clear();
@@ -61,6 +77,9 @@ impl Volume {
             self.read_origin(done, &mut buffer[(done - offset) as usize..(from - offset) as usize], faults);
             let target = &mut buffer[(from - offset) as usize..(to - offset) as usize];
             if let Err(error) = self.read_piece(piece, from, target, scratch) {
+                if error.kind == Kind::Gone {
+                    return Ok(false);
+                }
                 target.fill(0);
                 self.name_fault(piece, from, to - from, error, faults);
             }
@@ -68,7 +87,7 @@ impl Volume {
         }
         self.read_origin(done, &mut buffer[(done - offset) as usize..], faults);
         scratch.mapped = mapped;
-        Ok(())
+        Ok(true)
     }
 
     /// Bytes that no record covers.
@@ -117,7 +136,7 @@ impl Volume {
         }
         let start = piece.start - u64::from(skip);
         let whole = u64::from(record_sectors) * SECTOR;
-        let nonce = self.facts.nonce;
+        let nonce = self.facts.nonce_of(piece.lsn);
         if target.len() as u64 == whole && from == start * SECTOR {
             return payload::decode(&scratch.stored, nonce, piece.lsn, start, target);
         }

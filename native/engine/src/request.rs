@@ -32,6 +32,10 @@ pub enum Piece {
         stored: u32,
         crc: u32,
     },
+    /// The state goes on from the one at this LSN.
+    Rollback {
+        to: u64,
+    },
     Void,
 }
 
@@ -85,7 +89,14 @@ impl Request {
         request
     }
 
+    pub fn of_rollback(to: u64) -> Request {
+        Request::new(vec![Piece::Rollback { to }], Vec::new())
+    }
+
     pub fn control(document: &[u8]) -> Result<Request> {
+        if crate::rollback::target(document).is_some() {
+            return Err(Error::invalid("a rollback is not written as a control record"));
+        }
         if document.len() > CONTROL_BYTES_MAX {
             return Err(Error::invalid(format!("a control record of {} bytes is too long", document.len())));
         }

@@ -11,6 +11,7 @@ use crate::index::memtable::Memtable;
 use crate::index::sealed::Sealed;
 use crate::index::{Place, Version};
 use crate::instants::Stretch;
+use crate::path::Path;
 use crate::units::{Lsn, Stamp, SECTOR};
 use crate::volume::Volume;
 
@@ -162,7 +163,7 @@ impl Volume {
             tally.rows(pieces, &rows);
             return Ok(());
         }
-        let lsns = since.0 + 1..=until.0;
+        let lsns = Path::between(since.0, until.0);
         let everywhere = (0, SECTORS_END);
         let of_table = |table: &Memtable| {
             let mut versions = Vec::new();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::index::checkpoint::{self, Builder};
 use crate::index::footer::{self, Site};
+use crate::index::map::At;
 use crate::index::sealed::Sealed;
 use crate::journal::batch::Meta;
 use crate::journal::manifest::{CheckpointItem, Manifest};
@@ -141,10 +142,10 @@ impl Volume {
             Err(e) if e.kind == Kind::Corrupt => return Ok(Some(e.message)),
             Err(e) => return Err(e),
         };
+        let path = self.index.path(At::Lsn(item.lsn.0));
         let mut builder = Builder::new(&self.id, item.id, item.nonce, 0, 0);
         for row in &tail.rows {
-            let versions = self.index.collect_shard_anew(row.shard, item.lsn.0)?;
-            builder.push(row.shard, checkpoint::flatten(row.shard, versions, |segment| self.index.first_lsn(segment)));
+            builder.push(row.shard, self.index.flatten_shard_anew(row.shard, &path)?);
         }
         let expected = builder.finish(item.lsn.0, &tail.controls);
         let page = PAGE as usize;
@@ -274,7 +275,7 @@ impl Check<'_> {
             }
             previous = Some(meta);
             for placed in meta.placed().filter(|p| p.lsn <= last.0) {
-                let intact = payload_is_intact(&mut window, &placed, facts.nonce);
+                let intact = payload_is_intact(&mut window, &placed, facts.nonce_of(placed.lsn));
                 if intact.map_err(|e| Error::io("read", &file_name(self.id), &e))? {
                     continue;
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::index::map::At;
 use crate::index::{Place, LEAF_SECTORS};
+use crate::reach::Pin;
 use crate::request::check_range;
 use crate::units::{Lsn, SegmentId, SECTOR};
 use crate::volume::Volume;
@@ -33,15 +34,17 @@ pub struct Fault {
 pub struct View {
     volume: Arc<Volume>,
     at: At,
+    /// Keeps the instant; the live volume needs none.
+    pin: Option<Pin>,
 }
 
 impl View {
     pub(crate) fn live(volume: Arc<Volume>) -> View {
-        View { volume, at: At::Live }
+        View { volume, at: At::Live, pin: None }
     }
 
-    pub(crate) fn at(volume: Arc<Volume>, lsn: Lsn) -> View {
-        View { volume, at: At::Lsn(lsn.0) }
+    pub(crate) fn at(volume: Arc<Volume>, lsn: Lsn, pin: Pin) -> View {
+        View { volume, at: At::Lsn(lsn.0), pin: Some(pin) }
     }
 
     /// The instant, or None for the live volume.
@@ -65,7 +68,10 @@ impl View {
     /// Damage does not end the read: what could not be had is zeroed and named, in ascending order.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<Vec<Fault>> {
         self.check(offset, buffer.len() as u64)?;
-        self.volume.read(self.at, offset, buffer)
+        let faults = self.volume.read(self.at, offset, buffer)?;
+        // Taken away while it was read, the bytes may be those of an older version.
+        self.check_held()?;
+        Ok(faults)
     }
 
     /// At most `most` extents that cover `offset..offset + bytes` from its beginning, neighbours merged. The last one may end early
@@ -102,7 +108,18 @@ impl View {
         merged.push(origin_end - from, false) && merged.push(to - origin_end, true)
     }
 
+    /// Gone once the instant was taken away from those who look at it.
+    fn check_held(&self) -> Result<()> {
+        match &self.pin {
+            Some(pin) if pin.is_revoked() => {
+                Err(Error::new(Kind::Io, "the journal was full, and this instant was given up to make room"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check(&self, offset: u64, bytes: u64) -> Result<()> {
+        self.check_held()?;
         if self.volume.is_closed() {
             return Err(Error::new(Kind::Closed, "the volume is closed"));
         }

@@ -21,6 +21,7 @@ use crate::maintain;
 use crate::opening;
 use crate::options::Options;
 use crate::origin::Origin;
+use crate::reach::Reach;
 use crate::request::{check_range, Request};
 use crate::ring::{Admission, Ring};
 use crate::storage::{Lock, Storage};
@@ -56,6 +57,8 @@ pub struct Volume {
     /// Damage and anomalies met so far: one sentence each.
     pub(crate) faults: Faults,
     pub(crate) controls: Mutex<Vec<Control>>,
+    /// Which instants there are, and who holds which.
+    pub(crate) reach: Mutex<Reach>,
     pub(crate) maintenance: Mutex<()>,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
     pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -142,7 +145,7 @@ impl Volume {
         self.admit(Request::control(document)?)
     }
 
-    fn admit(&self, mut request: Request) -> Result<Lsn> {
+    pub(crate) fn admit(&self, mut request: Request) -> Result<Lsn> {
         loop {
             match self.ring.admit(request, || self.storage.now())? {
                 Admission::Admitted(lsn) => return Ok(Lsn(lsn)),
@@ -182,10 +185,10 @@ impl Volume {
         View::live(self.clone())
     }
 
-    /// The volume as it was at `lsn`; NotFound for a number that no record has.
+    /// The volume as it was at `lsn`, which stays reachable while the view is open; NotFound for a number that no record has, or that was given up.
     pub fn view(self: &Arc<Volume>, lsn: Lsn) -> Result<View> {
-        self.instant_of(lsn)?;
-        Ok(View::at(self.clone(), lsn))
+        let pin = self.pin(lsn)?;
+        Ok(View::at(self.clone(), lsn, pin))
     }
 
     /// Stops: appends what was admitted, makes it durable, seals, notes the clean stop, lets go of the lock. Later calls fail with Closed.
@@ -238,6 +241,11 @@ impl Volume {
         self.faults.all()
     }
 
+    /// (LSN, LSN gone back to) of every rollback, and of the branch that a clone begins with; ascending.
+    pub fn branches(&self) -> Vec<(u64, u64)> {
+        self.index.lineage().branches().to_vec()
+    }
+
     /// Every control record, ascending.
     pub fn controls(&self) -> Vec<Control> {
         self.controls.lock().clone()
@@ -279,7 +287,8 @@ impl Found {
         Arc::new(Volume {
             id,
             created: Stamp(created),
-            facts: recover::Volume::new(&id, size),
+            facts: recover::Volume::new(&self.manifest.content),
+            reach: Mutex::new(Reach::new(&self.manifest.content)),
             origin,
             read_only,
             size: AtomicU64::new(size),

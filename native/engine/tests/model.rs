@@ -53,6 +53,18 @@ impl Model {
         lsn
     }
 
+    /// Goes back to any instant; the rollback is an instant too.
+    fn roll_back(&mut self, volume: &Volume) {
+        if self.instants.is_empty() {
+            return;
+        }
+        let chosen = self.random(self.instants.len() as u64) as usize;
+        let (to, bytes) = self.instants[chosen].clone();
+        let lsn = volume.rollback(to).unwrap();
+        self.now = bytes.clone();
+        self.instants.push((lsn, bytes));
+    }
+
     fn check(&self, volume: &Arc<Volume>) {
         let mut buffer = vec![1u8; SIZE as usize];
         for (lsn, bytes) in &self.instants {
@@ -113,6 +125,9 @@ fn run(seed: u64, maintenance: Maintenance) {
             }
             if model.random(20) == 0 {
                 volume.tick().unwrap();
+            }
+            if model.random(12) == 0 {
+                model.roll_back(&volume);
             }
         }
         model.check(&volume);

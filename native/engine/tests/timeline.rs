@@ -150,8 +150,8 @@ impl Story {
         let last = *lsns.last().unwrap();
         let flushed = *self.flushed.first().unwrap();
         let mut ranges = vec![(0, last), (flushed, last), (lsns[400], lsns[900]), (lsns[700], lsns[701]), (last, last)];
-        ranges.extend(lsns.windows(40).step_by(13).map(|window| (window[0], window[39])));
-        ranges.extend(self.flushed.iter().map(|&lsn| (lsns[0], lsn)));
+        ranges.extend(lsns.windows(40).step_by(101).map(|window| (window[0], window[39])));
+        ranges.extend(self.flushed.iter().step_by(7).map(|&lsn| (lsns[0], lsn)));
         for (since, until) in ranges {
             let mut stored = None;
             for length in [SECOND / 4, 10 * SECOND, 60 * SECOND, 3600 * SECOND, 86400 * SECOND] {

@@ -174,7 +174,7 @@ pub fn errno_of(kind: Kind) -> Errno {
         Kind::Invalid => Errno::Invalid,
         Kind::NoSpace => Errno::NoSpace,
         Kind::Closed => Errno::Shutdown,
-        Kind::NotFound | Kind::Busy | Kind::Corrupt | Kind::Io | Kind::Poisoned => Errno::Io,
+        Kind::NotFound | Kind::Busy | Kind::Corrupt | Kind::Gone | Kind::Io | Kind::Poisoned => Errno::Io,
     }
 }
 

@@ -12,7 +12,7 @@ pub fn class_name(kind: Kind) -> &'static str {
         Kind::Closed => "Closed",
         Kind::NoSpace => "NoSpace",
         Kind::Corrupt => "Corrupt",
-        Kind::Io => "Io",
+        Kind::Gone | Kind::Io => "Io",
         Kind::Poisoned => "Poisoned",
     }
 }

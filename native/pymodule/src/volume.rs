@@ -208,6 +208,37 @@ impl PyVolume {
         Ok(found.into_iter().map(|(lsn, stamp)| (lsn.0, stamp.0)).collect())
     }
 
+    fn rollback(&self, py: Python<'_>, to_lsn: u64) -> PyResult<u64> {
+        py.detach(|| self.volume.rollback(Lsn(to_lsn))).map(|lsn| lsn.0).map_err(raise)
+    }
+
+    fn branches(&self) -> Vec<(u64, u64)> {
+        self.volume.branches()
+    }
+
+    fn retain(&self, py: Python<'_>, horizon_lsn: u64, points: Vec<u64>) -> PyResult<()> {
+        let points: Vec<Lsn> = points.into_iter().map(Lsn).collect();
+        py.detach(|| self.volume.retain(Lsn(horizon_lsn), &points)).map_err(raise)
+    }
+
+    fn reach<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (horizon, points) = self.volume.reachable();
+        let points: Vec<_> = points.iter().map(|p| (p.lsn.0, p.stamp, p.clock_epoch)).collect();
+        let facts = PyDict::new(py);
+        facts.set_item("horizon", horizon.lsn.0)?;
+        facts.set_item("horizon_stamp", horizon.stamp)?;
+        facts.set_item("points", points)?;
+        Ok(facts)
+    }
+
+    fn pins(&self) -> Vec<(u64, usize)> {
+        self.volume.pins().into_iter().map(|(lsn, holders)| (lsn.0, holders)).collect()
+    }
+
+    fn close_views(&self, lsn: u64) -> usize {
+        self.volume.revoke(Lsn(lsn))
+    }
+
     fn faults(&self) -> Vec<String> {
         self.volume.faults()
     }

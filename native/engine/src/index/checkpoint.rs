@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::leaf::{Leaf, Mapped};
+use super::leaf::Leaf;
 use super::memtable::Control;
 use super::run::{self, Run, BLOCK_BYTES};
 use super::sections as s;
@@ -225,7 +225,7 @@ impl Checkpoint {
         // Opened for each look: a year of history has thousands of checkpoints, and looks past the cache are few.
         let result = open_file(&*self.storage, &self.item).and_then(|file| {
             let run = self.run(&*file, shard)?;
-            run.collect(&*file, range, &(0..=u64::MAX), out)
+            run.collect(&*file, range, |_| true, out)
         });
         result.map_err(|e| {
             out.truncate(before);
@@ -251,12 +251,11 @@ impl Checkpoint {
     }
 }
 
-/// The one-version map of a shard from versions in any order. `segment_lsn` gives the first LSN of a segment.
-pub fn flatten(shard: u64, mut versions: Vec<Version>, segment_lsn: impl Fn(u32) -> u64) -> Vec<Version> {
-    versions.sort_unstable_by_key(|v| v.lsn);
+/// The leaves of a shard from versions in the order of their LSNs. `segment_lsn` gives the first LSN of a segment.
+pub fn leaves(shard: u64, versions: &[Version], segment_lsn: impl Fn(u32) -> u64) -> BTreeMap<u64, Leaf> {
     let (first, last) = (shard * SHARD_SECTORS / LEAF_SECTORS, (shard + 1) * SHARD_SECTORS / LEAF_SECTORS);
     let mut leaves: BTreeMap<u64, Leaf> = BTreeMap::new();
-    for version in &versions {
+    for version in versions {
         let lsn = match version.place {
             Place::Data { segment, .. } => segment_lsn(segment),
             _ => 0,
@@ -266,9 +265,5 @@ pub fn flatten(shard: u64, mut versions: Vec<Version>, segment_lsn: impl Fn(u32)
             leaves.entry(number).or_default().overlay(number, version, lsn);
         }
     }
-    let mut mapped: Vec<Mapped> = Vec::new();
-    for (number, leaf) in leaves {
-        leaf.mapped(number, number * LEAF_SECTORS, (number + 1) * LEAF_SECTORS, &segment_lsn, &mut mapped);
-    }
-    mapped.into_iter().map(|m| Version { start: m.start, sectors: m.sectors, lsn: m.lsn, place: m.place }).collect()
+    leaves
 }

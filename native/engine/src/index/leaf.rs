@@ -3,7 +3,9 @@
 //! Invariants: extents are sorted, do not overlap and stay inside the leaf; neighbouring zero extents are one. What no
 //! extent covers was never written: the origin's, or zeros.
 
-use super::{Place, Version, LEAF_SECTORS};
+use std::collections::HashMap;
+
+use super::{Place, Version, LEAF_SECTORS, LOCATE};
 
 const ZERO: u32 = 0;
 const DAMAGED: u32 = u32::MAX;
@@ -34,11 +36,21 @@ impl Packed {
         self.segment == ZERO
     }
 
+    fn is_data(&self) -> bool {
+        self.segment != ZERO && self.segment != DAMAGED
+    }
+
+    /// LSN, and the sector at which the record's entry begins.
+    fn name(&self, base: u64, segment_lsn: u64) -> (u64, u64) {
+        let skip = u64::from(self.shape >> 17 & 0x7f);
+        (segment_lsn + u64::from(self.lsn_low), base + u64::from(self.start) - skip)
+    }
+
     /// The part of the extent inside `start..end`.
     fn slice(&self, start: u32, end: u32) -> Packed {
         let skipped = start - u32::from(self.start);
         let mut part = Packed { start: start as u16, sectors: (end - start) as u16, ..*self };
-        if self.segment != ZERO && self.segment != DAMAGED {
+        if self.is_data() {
             part.shape += skipped << 17;
         }
         part
@@ -58,6 +70,8 @@ pub struct Mapped {
 #[derive(Clone, Debug, Default)]
 pub struct Leaf {
     extents: Vec<Packed>,
+    /// The replacements of segments that it knows of.
+    pub checked: u64,
 }
 
 impl Leaf {
@@ -109,6 +123,54 @@ impl Leaf {
             },
         };
         self.insert(packed);
+    }
+
+    /// True if a payload of it lies in such a segment.
+    pub fn names_any(&self, segment: impl Fn(u32) -> bool) -> bool {
+        self.extents.iter().any(|e| e.is_data() && segment(e.segment))
+    }
+
+    /// (LSN, start of the record's entry) of what has no place: hints, and what lies in `stale` segments.
+    pub fn unsettled(
+        &self,
+        leaf: u64,
+        segment_lsn: impl Fn(u32) -> u64,
+        stale: impl Fn(u32) -> bool,
+    ) -> Vec<(u64, u64)> {
+        let base = leaf * LEAF_SECTORS;
+        let open = |e: &&Packed| e.is_data() && (e.offset == LOCATE || stale(e.segment));
+        self.extents.iter().filter(open).map(|e| e.name(base, segment_lsn(e.segment))).collect()
+    }
+
+    /// Gives places to what `unsettled` names, as far as `moved` knows them.
+    pub fn settle(
+        &mut self,
+        leaf: u64,
+        segment_lsn: impl Fn(u32) -> u64,
+        stale: impl Fn(u32) -> bool,
+        moved: &HashMap<(u64, u64), Place>,
+    ) {
+        let base = leaf * LEAF_SECTORS;
+        for extent in self.extents.iter_mut().filter(|e| e.is_data() && (e.offset == LOCATE || stale(e.segment))) {
+            let (lsn, start) = extent.name(base, segment_lsn(extent.segment));
+            match moved.get(&(lsn, start)) {
+                Some(&Place::Data { segment, offset, .. }) => {
+                    extent.lsn_low = (lsn - segment_lsn(segment)) as u32;
+                    extent.segment = segment;
+                    extent.offset = offset;
+                }
+                Some(_) => {
+                    *extent = Packed {
+                        segment: DAMAGED,
+                        lsn_low: lsn as u32,
+                        offset: (lsn >> 32) as u32,
+                        shape: 0,
+                        ..*extent
+                    };
+                }
+                None => {}
+            }
+        }
     }
 
     fn insert(&mut self, new: Packed) {

@@ -1,25 +1,29 @@
 //! The index of a volume: from (instant, sectors) to places.
 //!
 //! Invariants: `published` is the largest LSN that lookups see, and records become visible in the order of their LSNs. A cached live
-//! leaf shows exactly `published`; a leaf of a view never changes. No lock is held while a footer is read.
+//! leaf shows exactly `published`; what a leaf of a view shows never changes. No lock is held while a footer is read.
+//!
+//! Compaction moves payloads: places in checkpoints and cached leaves may name a segment that is gone. The name of a version is (LSN, start); after painting
+//! it is looked up where its LSN lies now (`settle`), and a cached leaf is repaired when it is used next.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
-use super::checkpoint::{Checkpoint, SHARD_SECTORS};
+use super::checkpoint::{self, Checkpoint, SHARD_SECTORS};
 use super::files::Files;
 use super::leaf::{Leaf, Mapped};
 use super::memtable::Memtable;
-use super::sealed::Sealed;
+use super::sealed::{Sealed, SealedSet};
 use super::{Place, Version, LEAF_SECTORS};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::faults::Faults;
 use crate::journal::batch::Meta;
+use crate::path::{Lineage, Path};
 
-/// Key of the live volume's leaves in the cache.
+/// Keys of the live volume's leaves in the cache: this one, and one less for each rollback of this run. No LSN comes near.
 const LIVE: u64 = u64::MAX;
 /// A record that touches more leaves than this looks for the cached ones instead of trying each.
 const LEAVES_TOUCHED_MAX: u64 = 64;
@@ -32,30 +36,43 @@ pub enum At {
     Lsn(u64),
 }
 
-impl At {
-    fn key(self) -> u64 {
-        match self {
-            At::Live => LIVE,
-            At::Lsn(lsn) => lsn,
-        }
-    }
+enum Cached {
+    Answered,
+    Missing,
+    /// It names a segment that is gone. With its key.
+    Stale(u64),
 }
 
 struct Inner {
     active: Memtable,
     /// Not sealed yet, or of a store that is only looked at; ascending.
     frozen: Vec<Arc<Memtable>>,
-    /// Sealed segments, ascending.
-    sealed: Arc<Vec<Arc<Sealed>>>,
+    sealed: Arc<SealedSet>,
     /// Ascending by LSN.
     checkpoints: Arc<Vec<Arc<Checkpoint>>>,
     leaves: LruCache<(u64, u64), Leaf>,
     leaf_bytes: usize,
     published: u64,
+    lineage: Arc<Lineage>,
+    /// The path of the live volume, open at its head.
+    live_path: Path,
+    live_key: u64,
+    /// Segments that compaction replaced, and the number of replacements.
+    retired: HashSet<u32>,
+    replacements: u64,
     /// +1 whenever a memtable moves, so that who builds a live leaf sees it.
     moves: u64,
     /// After a failed sync: nothing above this LSN may be shown.
     shown_max: u64,
+}
+
+impl Inner {
+    fn key(&self, at: At) -> u64 {
+        match at {
+            At::Live => self.live_key,
+            At::Lsn(lsn) => lsn,
+        }
+    }
 }
 
 /// What opening found.
@@ -64,6 +81,7 @@ pub struct Parts {
     pub sealed: Vec<Arc<Sealed>>,
     pub frozen: Vec<Arc<Memtable>>,
     pub checkpoints: Vec<Arc<Checkpoint>>,
+    pub lineage: Lineage,
     pub faults: Faults,
 }
 
@@ -84,15 +102,20 @@ pub struct CacheFacts {
 
 impl Index {
     pub fn new(files: Files, cache_bytes: usize, parts: Parts, published: u64) -> Index {
-        let Parts { sealed, frozen, checkpoints, faults } = parts;
+        let Parts { sealed, frozen, checkpoints, lineage, faults } = parts;
         let first = |table: &Arc<Memtable>| (table.segment, table.first().map_or(published, |(lsn, _)| lsn));
         let first_lsns =
             sealed.iter().map(|s| (s.item.id.0, s.item.first_lsn.0)).chain(frozen.iter().map(first)).collect();
         let inner = Inner {
             active: Memtable::new(0),
             frozen,
-            sealed: Arc::new(sealed),
+            sealed: Arc::new(SealedSet::new(sealed)),
             checkpoints: Arc::new(checkpoints),
+            live_path: lineage.path(u64::MAX),
+            live_key: LIVE,
+            lineage: Arc::new(lineage),
+            retired: HashSet::new(),
+            replacements: 0,
             leaves: LruCache::unbounded(),
             leaf_bytes: 0,
             published,
@@ -106,8 +129,25 @@ impl Index {
         self.inner.lock().published
     }
 
-    pub fn sealed(&self) -> Arc<Vec<Arc<Sealed>>> {
+    /// Sealed segments, ascending.
+    pub fn sealed(&self) -> Arc<SealedSet> {
         self.inner.lock().sealed.clone()
+    }
+
+    pub fn lineage(&self) -> Arc<Lineage> {
+        self.inner.lock().lineage.clone()
+    }
+
+    /// The records that the live volume shows, now and after what is still to be written.
+    pub fn live_path(&self) -> Path {
+        self.inner.lock().live_path.clone()
+    }
+
+    pub fn path(&self, at: At) -> Path {
+        match at {
+            At::Live => self.live_path(),
+            At::Lsn(lsn) => self.lineage().path(lsn),
+        }
     }
 
     pub fn frozen(&self) -> Vec<Arc<Memtable>> {
@@ -131,7 +171,7 @@ impl Index {
         if let Some(table) = frozen.iter().find(|table| table.segment == segment) {
             return Ok(of_table(table));
         }
-        sealed.iter().find(|sealed| sealed.item.id.0 == segment).map_or_else(|| Ok(T::default()), |s| of_sealed(s))
+        sealed.with_id(segment).map_or_else(|| Ok(T::default()), |s| of_sealed(s))
     }
 
     /// Calls `look` with the memtable of the active segment.
@@ -159,18 +199,47 @@ impl Index {
     pub fn seal(&self, sealed: Arc<Sealed>) {
         let mut inner = self.inner.lock();
         inner.frozen.retain(|table| table.segment != sealed.item.id.0);
-        let mut all = inner.sealed.to_vec();
-        all.push(sealed);
-        inner.sealed = Arc::new(all);
+        let added = [sealed];
+        inner.sealed = Arc::new(inner.sealed.with(&[], &added));
         inner.moves += 1;
     }
 
-    /// Makes a batch of the active segment visible, up to `published`.
-    pub fn publish(&self, meta: &Meta, documents: &mut dyn Iterator<Item = Option<Vec<u8>>>, published: u64) {
+    /// Compaction replaced `gone` by `added`. Cached leaves are repaired as they are used.
+    pub fn replace(&self, gone: &[u32], added: &[Arc<Sealed>]) {
+        self.first_lsns.write().extend(added.iter().map(|s| (s.item.id.0, s.item.first_lsn.0)));
+        let mut inner = self.inner.lock();
+        inner.sealed = Arc::new(inner.sealed.with(gone, added));
+        inner.retired.extend(gone);
+        inner.replacements += 1;
+        drop(inner);
+        self.files.forget(gone);
+    }
+
+    /// True if compaction replaced the segment.
+    pub fn is_retired(&self, segment: u32) -> bool {
+        self.inner.lock().retired.contains(&segment)
+    }
+
+    /// Makes a batch of the active segment visible, up to `published`; `rollbacks` are those in it, (LSN, to).
+    pub fn publish(
+        &self,
+        meta: &Meta,
+        documents: &mut dyn Iterator<Item = Option<Vec<u8>>>,
+        published: u64,
+        rollbacks: &[(u64, u64)],
+    ) {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         inner.active.push(meta, u64::MAX, documents);
         inner.published = published;
+        if !rollbacks.is_empty() {
+            let mut lineage = Lineage::clone(&inner.lineage);
+            rollbacks.iter().for_each(|&(lsn, to)| lineage.push(lsn, to));
+            inner.live_path = lineage.path(u64::MAX);
+            inner.lineage = Arc::new(lineage);
+            // Leaves of what was live before are never asked again and leave the cache as the least used.
+            inner.live_key -= 1;
+        }
         let segment = inner.active.segment;
         // What lookups take, also where the first batch of the segment failed.
         let segment_lsn = self.first_lsn(segment);
@@ -187,7 +256,9 @@ impl Index {
             };
             let place = if placed.lsn > inner.shown_max { Place::Damaged } else { place };
             let version = Version { start: placed.entry.start, sectors: placed.entry.sectors, lsn: placed.lsn, place };
-            overlay_live(&mut inner.leaves, &mut inner.leaf_bytes, &version, segment_lsn);
+            if inner.live_path.contains(version.lsn) {
+                overlay_live(&mut inner.leaves, &mut inner.leaf_bytes, inner.live_key, &version, segment_lsn);
+            }
         }
         self.evict(inner);
     }
@@ -217,11 +288,53 @@ impl Index {
     pub fn resolve(&self, at: At, start: u64, end: u64, out: &mut Vec<Mapped>) -> Result<()> {
         let leaf = start / LEAF_SECTORS;
         debug_assert!(end <= (leaf + 1) * LEAF_SECTORS);
-        if let Some(cached) = self.inner.lock().leaves.get(&(at.key(), leaf)) {
-            cached.mapped(leaf, start, end, |segment| self.first_lsn(segment), out);
-            return Ok(());
+        loop {
+            let done = match self.from_cache(at, start, end, out) {
+                Cached::Answered => return Ok(()),
+                Cached::Stale(key) => self.repair(key, leaf).map(|()| false),
+                Cached::Missing => self.build(at, start, end, out),
+            };
+            match done {
+                Ok(true) => return Ok(()),
+                // The tables moved, or compaction took a file away after it was chosen.
+                Ok(false) => {}
+                Err(e) if e.kind == Kind::Gone => {}
+                Err(e) => return Err(e),
+            }
         }
-        while !self.build(at, start, end, out)? {}
+    }
+
+    fn from_cache(&self, at: At, start: u64, end: u64, out: &mut Vec<Mapped>) -> Cached {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let key = inner.key(at);
+        let leaf = start / LEAF_SECTORS;
+        let Some(cached) = inner.leaves.get_mut(&(key, leaf)) else { return Cached::Missing };
+        if cached.checked != inner.replacements {
+            if cached.names_any(|segment| inner.retired.contains(&segment)) {
+                return Cached::Stale(key);
+            }
+            cached.checked = inner.replacements;
+        }
+        cached.mapped(leaf, start, end, |segment| self.first_lsn(segment), out);
+        Cached::Answered
+    }
+
+    /// Looks up anew what a cached leaf has in segments that are gone. The leaf may change, or vanish, meanwhile.
+    fn repair(&self, key: u64, number: u64) -> Result<()> {
+        let (copy, sealed, replacements, retired) = {
+            let inner = self.inner.lock();
+            let Some(leaf) = inner.leaves.peek(&(key, number)) else { return Ok(()) };
+            (leaf.clone(), inner.sealed.clone(), inner.replacements, inner.retired.clone())
+        };
+        let stale = |segment| retired.contains(&segment);
+        let moved = self.find_moved(&copy, number, &sealed, &stale)?;
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        if let Some(leaf) = inner.leaves.peek_mut(&(key, number)) {
+            leaf.settle(number, |segment| self.first_lsn(segment), &stale, &moved);
+            leaf.checked = replacements;
+        }
         Ok(())
     }
 
@@ -230,57 +343,93 @@ impl Index {
         let number = first / LEAF_SECTORS;
         let (start, end) = (number * LEAF_SECTORS, (number + 1) * LEAF_SECTORS);
         let mut versions = Vec::new();
-        let (sealed, frozen, upto, moves, shown_max) = {
+        let (sealed, frozen, path, state) = {
             let inner = self.inner.lock();
-            let upto = if let At::Lsn(lsn) = at { lsn } else { inner.published };
-            inner.active.collect((start, end), &(0..=upto), &mut versions);
-            (inner.sealed.clone(), inner.frozen.clone(), upto, inner.moves, inner.shown_max)
+            let path = if let At::Lsn(lsn) = at { inner.lineage.path(lsn) } else { inner.live_path.clone() };
+            inner.active.collect((start, end), &path, &mut versions);
+            let state = (inner.key(at), inner.published, inner.moves, inner.shown_max, inner.replacements);
+            (inner.sealed.clone(), inner.frozen.clone(), path, state)
         };
-        frozen.iter().for_each(|table| table.collect((start, end), &(0..=upto), &mut versions));
-        self.collect_sealed(&sealed, (start, end), upto, &mut versions)?;
+        let (key, published, moves, shown_max, replacements) = state;
+        frozen.iter().for_each(|table| table.collect((start, end), &path, &mut versions));
+        self.collect_sealed(&sealed, (start, end), &path, &mut versions)?;
         let mut leaf = Leaf::default();
+        leaf.checked = replacements;
         self.paint(&mut leaf, number, versions, shown_max);
+        self.settle(&mut leaf, number, &sealed)?;
         let mut inner = self.inner.lock();
-        if inner.shown_max != shown_max || (at == At::Live && inner.moves != moves) {
+        if inner.shown_max != shown_max || (at == At::Live && (inner.moves != moves || inner.live_key != key)) {
             return Ok(false);
         }
         if at == At::Live {
             let mut newer = Vec::new();
-            inner.active.collect((start, end), &(upto + 1..=inner.published), &mut newer);
+            inner.active.collect((start, end), &path.above(published), &mut newer);
             self.paint(&mut leaf, number, newer, shown_max);
         }
         leaf.shrink();
         leaf.mapped(number, first, last, |segment| self.first_lsn(segment), out);
         inner.leaf_bytes += leaf.bytes();
-        if let Some((_, old)) = inner.leaves.push((at.key(), number), leaf) {
+        if let Some((_, old)) = inner.leaves.push((key, number), leaf) {
             inner.leaf_bytes -= old.bytes();
         }
         self.evict(&mut inner);
         Ok(true)
     }
 
-    /// Appends what checkpoints and sealed segments say of `range`, which lies in one shard, at `upto`: the newest checkpoint's shard, and what came after it.
-    fn collect_sealed(
+    /// Replaces hints by places.
+    fn settle(&self, leaf: &mut Leaf, number: u64, sealed: &SealedSet) -> Result<()> {
+        let nothing_more = |_| false;
+        let moved = self.find_moved(leaf, number, sealed, &nothing_more)?;
+        leaf.settle(number, |segment| self.first_lsn(segment), &nothing_more, &moved);
+        Ok(())
+    }
+
+    /// Where the versions lie now that the leaf has as hints, or in `stale` segments: by (LSN, start).
+    fn find_moved(
         &self,
-        sealed: &[Arc<Sealed>],
-        range: (u64, u64),
-        upto: u64,
-        out: &mut Vec<Version>,
-    ) -> Result<()> {
+        leaf: &Leaf,
+        number: u64,
+        sealed: &SealedSet,
+        stale: &dyn Fn(u32) -> bool,
+    ) -> Result<HashMap<(u64, u64), Place>> {
+        let mut moved = HashMap::new();
+        let mut sought: BTreeSet<u32> = BTreeSet::new();
+        for (lsn, start) in leaf.unsettled(number, |segment| self.first_lsn(segment), stale) {
+            moved.insert((lsn, start), Place::Damaged);
+            sought.extend(sealed.holding(lsn).map(|s| s.item.id.0));
+        }
+        // A payload that reaches into the leaf begins less than 128 sectors before it.
+        let range = ((number * LEAF_SECTORS).saturating_sub(128), (number + 1) * LEAF_SECTORS);
+        for segment in sought.into_iter().filter_map(|id| sealed.with_id(id)) {
+            let mut versions = Vec::new();
+            let all = Path::between(segment.item.first_lsn.0 - 1, segment.item.last_lsn.0);
+            segment.collect(&self.files, range, &all, &mut versions)?;
+            for version in versions {
+                moved.entry((version.lsn, version.start)).and_modify(|place| *place = version.place);
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Appends what checkpoints and sealed segments say of `range`, which lies in one shard, on `path`: the newest checkpoint's shard, and what came after it.
+    fn collect_sealed(&self, sealed: &SealedSet, range: (u64, u64), path: &Path, out: &mut Vec<Version>) -> Result<()> {
         let shard = range.0 / SHARD_SECTORS;
         let mut base = 0;
         let checkpoints = self.checkpoints();
-        for checkpoint in checkpoints.iter().rev().filter(|c| c.item.lsn.0 <= upto && c.has(shard)) {
+        for checkpoint in checkpoints.iter().rev().filter(|c| path.passes(c.item.lsn.0) && c.has(shard)) {
+            let before = out.len();
             match checkpoint.collect(range, out) {
                 Ok(()) => {
+                    sealed.hint(&mut out[before..]);
                     base = checkpoint.item.lsn.0;
                     break;
                 }
                 Err(fault) => self.faults.note(fault),
             }
         }
-        for segment in sealed.iter().filter(|s| s.item.last_lsn.0 > base && s.item.first_lsn.0 <= upto) {
-            segment.collect(&self.files, range, &(base + 1..=upto), out)?;
+        let path = path.above(base);
+        for segment in sealed.iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
+            segment.collect(&self.files, range, &path, out)?;
         }
         Ok(())
     }
@@ -296,22 +445,34 @@ impl Index {
         inner.checkpoints = Arc::new(all);
     }
 
-    /// Every version of a shard that counts at `upto`, which is the end of a sealed segment; in no order.
-    pub fn collect_shard(&self, shard: u64, upto: u64) -> Result<Vec<Version>> {
+    /// The one-version map of a shard on `path`, of what is sealed: what a checkpoint says.
+    pub fn flatten_shard(&self, shard: u64, path: &Path) -> Result<Vec<Version>> {
+        let sealed = self.sealed();
         let mut versions = Vec::new();
-        let range = (shard * SHARD_SECTORS, (shard + 1) * SHARD_SECTORS);
-        self.collect_sealed(&self.sealed(), range, upto, &mut versions)?;
-        Ok(versions)
+        self.collect_sealed(&sealed, shard_range(shard), path, &mut versions)?;
+        self.flatten(shard, versions, &sealed)
     }
 
     /// The same without a look into any checkpoint.
-    pub fn collect_shard_anew(&self, shard: u64, upto: u64) -> Result<Vec<Version>> {
+    pub fn flatten_shard_anew(&self, shard: u64, path: &Path) -> Result<Vec<Version>> {
+        let sealed = self.sealed();
         let mut versions = Vec::new();
-        let range = (shard * SHARD_SECTORS, (shard + 1) * SHARD_SECTORS);
-        for segment in self.sealed().iter().filter(|s| s.item.first_lsn.0 <= upto) {
-            segment.collect(&self.files, range, &(0..=upto), &mut versions)?;
+        for segment in sealed.iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
+            segment.collect(&self.files, shard_range(shard), path, &mut versions)?;
         }
-        Ok(versions)
+        self.flatten(shard, versions, &sealed)
+    }
+
+    fn flatten(&self, shard: u64, mut versions: Vec<Version>, sealed: &SealedSet) -> Result<Vec<Version>> {
+        versions.sort_unstable_by_key(|v| v.lsn);
+        let mut mapped: Vec<Mapped> = Vec::new();
+        for (number, mut leaf) in checkpoint::leaves(shard, &versions, |segment| self.first_lsn(segment)) {
+            self.settle(&mut leaf, number, sealed)?;
+            let (start, end) = (number * LEAF_SECTORS, (number + 1) * LEAF_SECTORS);
+            leaf.mapped(number, start, end, |segment| self.first_lsn(segment), &mut mapped);
+        }
+        let version = |m: Mapped| Version { start: m.start, sectors: m.sectors, lsn: m.lsn, place: m.place };
+        Ok(mapped.into_iter().map(version).collect())
     }
 
     /// Shards below `count` that sealed segments after `since` touch.
@@ -367,8 +528,18 @@ impl Index {
     }
 }
 
+fn shard_range(shard: u64) -> (u64, u64) {
+    (shard * SHARD_SECTORS, (shard + 1) * SHARD_SECTORS)
+}
+
 /// Lays a new version over the cached leaves of the live volume.
-fn overlay_live(leaves: &mut LruCache<(u64, u64), Leaf>, leaf_bytes: &mut usize, version: &Version, segment_lsn: u64) {
+fn overlay_live(
+    leaves: &mut LruCache<(u64, u64), Leaf>,
+    leaf_bytes: &mut usize,
+    live: u64,
+    version: &Version,
+    segment_lsn: u64,
+) {
     if leaves.is_empty() {
         return;
     }
@@ -380,14 +551,14 @@ fn overlay_live(leaves: &mut LruCache<(u64, u64), Leaf>, leaf_bytes: &mut usize,
     };
     if last - first <= LEAVES_TOUCHED_MAX {
         for number in first..=last {
-            if let Some(leaf) = leaves.peek_mut(&(LIVE, number)) {
+            if let Some(leaf) = leaves.peek_mut(&(live, number)) {
                 lay(number, leaf);
             }
         }
         return;
     }
     for (&(at, number), leaf) in leaves.iter_mut() {
-        if at == LIVE && (first..=last).contains(&number) {
+        if at == live && (first..=last).contains(&number) {
             lay(number, leaf);
         }
     }

@@ -4,11 +4,12 @@
 //! many leaves (long zeros) hang on one list of their own.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 
 use super::activity::{Activity, Counted, Tally};
 use super::{Place, Version, LEAF_SECTORS};
 use crate::journal::batch::{Meta, RecordKind};
+use crate::path::Path;
+use crate::rollback;
 
 const END: u32 = u32::MAX;
 /// Entries that touch more leaves than this are wide: a data entry touches two at most.
@@ -102,6 +103,10 @@ impl Memtable {
                     self.controls.push(Control { lsn: placed.lsn, stamp: placed.stamp, document });
                 }
             }
+            if placed.entry.kind == RecordKind::Rollback {
+                let document = rollback::document(placed.entry.start);
+                self.controls.push(Control { lsn: placed.lsn, stamp: placed.stamp, document });
+            }
             self.add(Item {
                 start: placed.entry.start,
                 sectors: placed.entry.sectors,
@@ -178,16 +183,16 @@ impl Memtable {
         self.tally.rows()
     }
 
-    /// Appends every version that overlaps `range` with an LSN in `lsns`, in no order.
-    pub fn collect(&self, (start, end): (u64, u64), lsns: &RangeInclusive<u64>, out: &mut Vec<Version>) {
+    /// Appends every version that overlaps `range` on `path`, in no order.
+    pub fn collect(&self, (start, end): (u64, u64), path: &Path, out: &mut Vec<Version>) {
         if end > (start / LEAF_SECTORS + 1) * LEAF_SECTORS {
-            let wanted = |v: &Version| lsns.contains(&v.lsn) && v.overlaps(start, end);
+            let wanted = |v: &Version| path.contains(v.lsn) && v.overlaps(start, end);
             out.extend(self.versions().filter(wanted));
             return;
         }
         let mut take = |index: u32| {
             let version = self.version(&self.items[index as usize]);
-            if lsns.contains(&version.lsn) && version.overlaps(start, end) {
+            if path.contains(version.lsn) && version.overlaps(start, end) {
                 out.push(version);
             }
         };

@@ -16,6 +16,9 @@ pub mod sections;
 /// Sectors of address space in one leaf, the unit of the cache: 4 MiB.
 pub const LEAF_SECTORS: u64 = 8192;
 
+/// An offset that is still to be looked up: the payload's segment was replaced, and the one named holds its LSN now.
+pub const LOCATE: u32 = u32::MAX;
+
 /// Where the content of some sectors is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {

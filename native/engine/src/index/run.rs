@@ -1,7 +1,5 @@
 //! A run: versions sorted by (start, LSN) in checked blocks of 4 KiB (docs/format.md, "Footer").
 
-use std::ops::RangeInclusive;
-
 use super::{Place, Version, LEAF_SECTORS};
 use crate::codec::*;
 use crate::error::{Error, Result};
@@ -174,13 +172,13 @@ pub struct Run {
 }
 
 impl Run {
-    /// Appends every version that overlaps `start..end` with an LSN in `lsns`, in no order. Corrupt, naming the block, if one is
+    /// Appends every version that overlaps `start..end` with an LSN that is `wanted`, in no order. Corrupt, naming the block, if one is
     /// damaged or cannot be read.
     pub fn collect(
         &self,
         file: &dyn File,
         range: (u64, u64),
-        lsns: &RangeInclusive<u64>,
+        wanted: impl Fn(u64) -> bool,
         out: &mut Vec<Version>,
     ) -> Result<()> {
         let (start, end) = range;
@@ -191,8 +189,7 @@ impl Run {
         let blocks = (first..last.max(first)).chain(self.narrow as usize..self.fences.len());
         for block in blocks.filter(|&i| self.fences[i].start < end && start < self.fences[i].end) {
             let versions = self.read_block(file, block)?;
-            let wanted = |v: &Version| v.overlaps(start, end) && lsns.contains(&v.lsn);
-            out.extend(versions.into_iter().filter(wanted));
+            out.extend(versions.into_iter().filter(|v| v.overlaps(start, end) && wanted(v.lsn)));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A sealed segment: what the manifest says of it, and its run, loaded when a lookup first needs it.
 
-use std::ops::RangeInclusive;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -11,12 +11,69 @@ use super::footer::{self, Footer};
 use super::memtable::{Control, Memtable};
 use super::run::Run;
 use super::sections::StampFence;
-use super::Version;
+use super::{Place, Version, LOCATE};
 use crate::error::{Kind, Result};
 use crate::faults::Faults;
 use crate::journal::manifest::SegmentItem;
 use crate::journal::recover::{self, Volume};
 use crate::journal::segment::{file_name, OpenSegment};
+use crate::path::Path;
+
+/// The sealed segments of a volume at one time, ascending by LSN. Their ranges of LSNs do not overlap.
+#[derive(Default)]
+pub struct SealedSet {
+    by_lsn: Vec<Arc<Sealed>>,
+    by_id: HashMap<u32, usize>,
+}
+
+impl SealedSet {
+    pub fn new(mut by_lsn: Vec<Arc<Sealed>>) -> SealedSet {
+        by_lsn.sort_by_key(|s| s.item.first_lsn);
+        let by_id = by_lsn.iter().enumerate().map(|(i, s)| (s.item.id.0, i)).collect();
+        SealedSet { by_lsn, by_id }
+    }
+
+    /// Without `gone`, with `added`.
+    pub fn with(&self, gone: &[u32], added: &[Arc<Sealed>]) -> SealedSet {
+        let kept = self.by_lsn.iter().filter(|s| !gone.contains(&s.item.id.0));
+        SealedSet::new(kept.chain(added).cloned().collect())
+    }
+
+    pub fn with_id(&self, segment: u32) -> Option<&Arc<Sealed>> {
+        self.by_id.get(&segment).map(|&i| &self.by_lsn[i])
+    }
+
+    /// The segment whose range holds the LSN.
+    pub fn holding(&self, lsn: u64) -> Option<&Arc<Sealed>> {
+        let at = self.by_lsn.partition_point(|s| s.item.last_lsn.0 < lsn);
+        self.by_lsn.get(at).filter(|s| s.item.first_lsn.0 <= lsn)
+    }
+
+    /// Turns places in segments that are gone into hints. What is in no segment was dropped: nobody who may look sees it, so that it is damage if
+    /// it is seen.
+    pub fn hint(&self, versions: &mut [Version]) {
+        for version in versions {
+            let lsn = version.lsn;
+            if let Place::Data { segment, offset, .. } = &mut version.place {
+                if self.by_id.contains_key(segment) {
+                    continue;
+                }
+                match self.holding(lsn) {
+                    Some(holder) => (*segment, *offset) = (holder.item.id.0, LOCATE),
+                    None => version.place = Place::Damaged,
+                }
+            }
+        }
+    }
+}
+
+impl std::ops::Deref for SealedSet {
+    type Target = [Arc<Sealed>];
+
+    fn deref(&self) -> &[Arc<Sealed>] {
+        &self.by_lsn
+    }
+}
 
 enum Source {
     Disk(Run),
@@ -36,20 +93,14 @@ impl Sealed {
         Sealed { item, volume, source: Mutex::new(None), faults }
     }
 
-    /// Appends every version that overlaps `range` with an LSN in `lsns`, in no order.
-    pub fn collect(
-        &self,
-        files: &Files,
-        range: (u64, u64),
-        lsns: &RangeInclusive<u64>,
-        out: &mut Vec<Version>,
-    ) -> Result<()> {
+    /// Appends every version that overlaps `range` on `path`, in no order.
+    pub fn collect(&self, files: &Files, range: (u64, u64), path: &Path, out: &mut Vec<Version>) -> Result<()> {
         let before = out.len();
         let source = self.source(files)?;
         let result = match &*source {
-            Source::Disk(run) => run.collect(&*files.get(self.item.id.0)?, range, lsns, out),
+            Source::Disk(run) => run.collect(&*files.get(self.item.id.0)?, range, |lsn| path.contains(lsn), out),
             Source::Memory(table) => {
-                table.collect(range, lsns, out);
+                table.collect(range, path, out);
                 Ok(())
             }
         };
@@ -57,7 +108,7 @@ impl Sealed {
             Err(e) if e.kind == Kind::Corrupt => {
                 out.truncate(before);
                 let table = self.rebuild(files, &e.message)?;
-                table.collect(range, lsns, out);
+                table.collect(range, path, out);
                 *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
                 Ok(())
             }

@@ -23,17 +23,19 @@ pub enum RecordKind {
     Void = 4,
     Control = 5,
     Damaged = 6,
+    /// Its start is the LSN that it goes back to.
+    Rollback = 7,
 }
 
 impl RecordKind {
     fn parse(byte: u8) -> Option<RecordKind> {
         use RecordKind::*;
-        [Data, Zero, Trim, Void, Control, Damaged].into_iter().find(|&kind| kind as u8 == byte)
+        [Data, Zero, Trim, Void, Control, Damaged, Rollback].into_iter().find(|&kind| kind as u8 == byte)
     }
 
-    /// Zero and trim read as zeros; void and control cover nothing.
+    /// Zero and trim read as zeros; void, control and rollback cover nothing.
     pub fn covers(self) -> bool {
-        !matches!(self, RecordKind::Void | RecordKind::Control)
+        !matches!(self, RecordKind::Void | RecordKind::Control | RecordKind::Rollback)
     }
 }
 
@@ -230,6 +232,7 @@ fn shape_is_right(e: &Entry) -> bool {
                 && u64::from(e.stored) <= e.sectors * 512 + 4
         }
         RecordKind::Zero | RecordKind::Trim | RecordKind::Damaged => inside && e.sectors > 0 && e.stored == 0,
+        RecordKind::Rollback => e.sectors == 0 && e.stored == 0 && !e.continues,
         RecordKind::Void => e.start == 0 && e.sectors == 0 && e.stored == 0,
         RecordKind::Control => e.start == 0 && e.sectors == 0 && e.stored >= 4,
     }

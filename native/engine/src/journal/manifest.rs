@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use crate::codec::*;
 use crate::error::{Error, Kind, Result};
-use crate::journal::segment::FORMAT_VERSION;
 use crate::storage::{File, Storage};
 use crate::units::{Lsn, SegmentId, SECTOR};
 
+/// Version 1 knew no horizon, points, runs, ancestors and compacted segments; it is read as a manifest without them.
+pub const MANIFEST_VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"CDPMAN01";
 const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"CDPF");
 const HEADER_BYTES: usize = 64;
@@ -28,6 +29,8 @@ const NAMES: [&str; 2] = ["manifest.0", "manifest.1"];
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SegmentItem {
     pub sealed: bool,
+    /// Written by compaction: each record has its own LSN and stamp.
+    pub compacted: bool,
     pub id: SegmentId,
     pub nonce: u64,
     pub epoch: u64,
@@ -59,6 +62,35 @@ pub struct StateItem {
     pub next_checkpoint: u32,
     pub last_stamp: u64,
     pub clock_epoch: u32,
+    pub next_run: u32,
+}
+
+/// A merged run of index entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunItem {
+    pub id: u32,
+    pub nonce: u64,
+    /// 1: merged from footers; n + 1: from runs of level n.
+    pub level: u32,
+    pub first_lsn: Lsn,
+    pub last_lsn: Lsn,
+    pub file_bytes: u64,
+}
+
+/// An instant that can be reached: the horizon, or a point below it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PointItem {
+    pub lsn: Lsn,
+    pub stamp: u64,
+    pub clock_epoch: u32,
+}
+
+/// Whose timeline this one was cloned from. Records up to `floor` are bound to that volume's id; those in `(base, floor]` do not exist here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AncestorItem {
+    pub id: [u8; 16],
+    pub base: Lsn,
+    pub floor: Lsn,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +100,12 @@ pub enum Edit {
     SetCheckpoint(CheckpointItem),
     DropCheckpoint(u32),
     State(StateItem),
+    Horizon(PointItem),
+    SetPoint(PointItem),
+    DropPoint(Lsn),
+    SetRun(RunItem),
+    DropRun(u32),
+    SetAncestor(AncestorItem),
 }
 
 impl Edit {
@@ -76,7 +114,7 @@ impl Edit {
         match self {
             Edit::SetSegment(s) => {
                 b[0] = 1;
-                b[1] = u8::from(s.sealed);
+                b[1] = u8::from(s.sealed) | u8::from(s.compacted) << 1;
                 put_u32(&mut b, 4, s.id.0);
                 put_u64(&mut b, 8, s.nonce);
                 put_u64(&mut b, 16, s.epoch);
@@ -117,6 +155,32 @@ impl Edit {
                 put_u32(&mut b, 28, s.next_checkpoint);
                 put_u64(&mut b, 32, s.last_stamp);
                 put_u64(&mut b, 40, u64::from(s.clock_epoch));
+                put_u32(&mut b, 48, s.next_run);
+            }
+            Edit::Horizon(point) => encode_point(&mut b, 6, point),
+            Edit::SetPoint(point) => encode_point(&mut b, 7, point),
+            Edit::DropPoint(lsn) => {
+                b[0] = 8;
+                put_u64(&mut b, 8, lsn.0);
+            }
+            Edit::SetRun(run) => {
+                b[0] = 9;
+                put_u32(&mut b, 4, run.id);
+                put_u64(&mut b, 8, run.nonce);
+                put_u32(&mut b, 24, run.level);
+                put_u64(&mut b, 32, run.first_lsn.0);
+                put_u64(&mut b, 40, run.last_lsn.0);
+                put_u64(&mut b, 72, run.file_bytes);
+            }
+            Edit::DropRun(id) => {
+                b[0] = 10;
+                put_u32(&mut b, 4, *id);
+            }
+            Edit::SetAncestor(ancestor) => {
+                b[0] = 11;
+                put_u64(&mut b, 8, ancestor.base.0);
+                put_u64(&mut b, 16, ancestor.floor.0);
+                b[24..40].copy_from_slice(&ancestor.id);
             }
         }
         out.extend_from_slice(&b);
@@ -126,7 +190,8 @@ impl Edit {
         let id = u32_at(b, 4);
         Some(match b[0] {
             1 => Edit::SetSegment(SegmentItem {
-                sealed: b[1] == 1,
+                sealed: b[1] & 1 == 1,
+                compacted: b[1] & 2 == 2,
                 id: SegmentId(id),
                 nonce: u64_at(b, 8),
                 epoch: u64_at(b, 16),
@@ -156,10 +221,40 @@ impl Edit {
                 next_checkpoint: u32_at(b, 28),
                 last_stamp: u64_at(b, 32),
                 clock_epoch: u32::try_from(u64_at(b, 40)).ok()?,
+                next_run: u32_at(b, 48).max(1),
             }),
+            6 => Edit::Horizon(decode_point(b)),
+            7 => Edit::SetPoint(decode_point(b)),
+            8 => Edit::DropPoint(Lsn(u64_at(b, 8))),
+            9 => Edit::SetRun(RunItem {
+                id,
+                nonce: u64_at(b, 8),
+                level: u32_at(b, 24),
+                first_lsn: Lsn(u64_at(b, 32)),
+                last_lsn: Lsn(u64_at(b, 40)),
+                file_bytes: u64_at(b, 72),
+            }),
+            10 => Edit::DropRun(id),
+            11 => {
+                let mut ancestor =
+                    AncestorItem { base: Lsn(u64_at(b, 8)), floor: Lsn(u64_at(b, 16)), ..AncestorItem::default() };
+                ancestor.id.copy_from_slice(&b[24..40]);
+                Edit::SetAncestor(ancestor)
+            }
             _ => return None,
         })
     }
+}
+
+fn encode_point(b: &mut [u8], tag: u8, point: &PointItem) {
+    b[0] = tag;
+    put_u64(b, 8, point.lsn.0);
+    put_u64(b, 16, point.stamp);
+    put_u32(b, 24, point.clock_epoch);
+}
+
+fn decode_point(b: &[u8]) -> PointItem {
+    PointItem { lsn: Lsn(u64_at(b, 8)), stamp: u64_at(b, 16), clock_epoch: u32_at(b, 24) }
 }
 
 /// What one copy, or both, say.
@@ -171,6 +266,13 @@ pub struct Content {
     pub generation: u64,
     pub segments: BTreeMap<SegmentId, SegmentItem>,
     pub checkpoints: BTreeMap<u32, CheckpointItem>,
+    pub runs: BTreeMap<u32, RunItem>,
+    /// Every record at or above it is an instant.
+    pub horizon: PointItem,
+    /// Instants below the horizon.
+    pub points: BTreeMap<Lsn, PointItem>,
+    /// By floor.
+    pub ancestors: BTreeMap<Lsn, AncestorItem>,
     pub state: StateItem,
 }
 
@@ -188,19 +290,29 @@ impl Content {
             Edit::SetCheckpoint(c) => drop(self.checkpoints.insert(c.id, *c)),
             Edit::DropCheckpoint(id) => drop(self.checkpoints.remove(id)),
             Edit::State(s) => self.state = *s,
+            Edit::Horizon(point) => self.horizon = *point,
+            Edit::SetPoint(point) => drop(self.points.insert(point.lsn, *point)),
+            Edit::DropPoint(lsn) => drop(self.points.remove(lsn)),
+            Edit::SetRun(run) => drop(self.runs.insert(run.id, *run)),
+            Edit::DropRun(id) => drop(self.runs.remove(id)),
+            Edit::SetAncestor(ancestor) => drop(self.ancestors.insert(ancestor.floor, *ancestor)),
         }
     }
 
     fn snapshot(&self) -> Vec<Edit> {
         let segments = self.segments.values().cloned().map(Edit::SetSegment);
         let checkpoints = self.checkpoints.values().copied().map(Edit::SetCheckpoint);
-        std::iter::once(Edit::State(self.state)).chain(segments).chain(checkpoints).collect()
+        let ancestors = self.ancestors.values().copied().map(Edit::SetAncestor);
+        let runs = self.runs.values().copied().map(Edit::SetRun);
+        let points = self.points.values().copied().map(Edit::SetPoint);
+        let first = [Edit::State(self.state), Edit::Horizon(self.horizon)];
+        first.into_iter().chain(ancestors).chain(points).chain(segments).chain(checkpoints).chain(runs).collect()
     }
 
     fn encode_header(&self) -> Vec<u8> {
         let mut b = vec![0u8; HEADER_BYTES];
         b[..8].copy_from_slice(MAGIC);
-        put_u32(&mut b, 8, FORMAT_VERSION);
+        put_u32(&mut b, 8, MANIFEST_VERSION);
         b[16..32].copy_from_slice(&self.id);
         put_u64(&mut b, 32, self.size);
         put_u64(&mut b, 40, self.created);
@@ -242,17 +354,18 @@ pub fn parse_copy(name: &str, b: &[u8]) -> Result<Copy> {
         return Err(corrupt("it is not a manifest"));
     }
     let whole = u32_at(b, 12) == crc_around(&b[..HEADER_BYTES]);
-    if whole && u32_at(b, 8) > FORMAT_VERSION {
+    if whole && u32_at(b, 8) > MANIFEST_VERSION {
         let version = u32_at(b, 8);
-        return Err(Error::invalid(format!("{name}: format version {version}; this program knows {FORMAT_VERSION}")));
+        return Err(Error::invalid(format!("{name}: format version {version}; this program knows {MANIFEST_VERSION}")));
     }
-    if !whole || u32_at(b, 8) != FORMAT_VERSION {
+    if !whole || u32_at(b, 8) == 0 {
         return Err(corrupt("its header is damaged"));
     }
     if u64_at(b, 32) == 0 || u64_at(b, 32) % SECTOR != 0 {
         return Err(corrupt("its volume has an impossible size"));
     }
     let mut content = Content { size: u64_at(b, 32), created: u64_at(b, 40), ..Content::default() };
+    content.horizon.stamp = content.created;
     content.id.copy_from_slice(&b[16..32]);
     let mut at = HEADER_BYTES;
     while let Some(bytes) = apply_frame(&mut content, &b[at..], at == HEADER_BYTES) {
@@ -287,6 +400,9 @@ fn apply_frame(content: &mut Content, b: &[u8], first: bool) -> Option<usize> {
     if snapshot {
         content.segments.clear();
         content.checkpoints.clear();
+        content.runs.clear();
+        content.points.clear();
+        content.ancestors.clear();
     }
     edits.iter().for_each(|edit| content.apply(edit));
     content.generation = generation;
@@ -323,10 +439,12 @@ impl Manifest {
             next_lsn: Lsn(1),
             next_segment: 1,
             next_checkpoint: 1,
+            next_run: 1,
             last_stamp: created,
             ..StateItem::default()
         };
-        let content = Content { id, size, created, generation: 0, state, ..Content::default() };
+        let horizon = PointItem { stamp: created, ..PointItem::default() };
+        let content = Content { id, size, created, generation: 0, state, horizon, ..Content::default() };
         let mut manifest = Manifest { storage, content, copies: None };
         manifest.rewrite()?;
         Ok(manifest)
@@ -384,6 +502,10 @@ impl Manifest {
                 match append(copies, &frame) {
                     // Nothing may be appended behind the torn frame in copy 0; both are written anew, now or by the next commit.
                     Err(CommitError::NotDone(_)) => self.rewrite_copies(),
+                    Err(CommitError::Half(_)) => {
+                        self.copies = None;
+                        Ok(())
+                    }
                     other => other,
                 }
             }
@@ -434,6 +556,8 @@ impl Manifest {
 pub enum CommitError {
     /// Nothing was changed.
     NotDone(Error),
+    /// Copy 0 has it and copy 1 could not be written: it counts, and copy 1 has to be written anew.
+    Half(Error),
     /// Both outcomes are possible until the next opening: poison.
     Unknown(Error),
 }
@@ -441,7 +565,7 @@ pub enum CommitError {
 impl CommitError {
     pub fn into_error(self) -> Error {
         match self {
-            CommitError::NotDone(e) | CommitError::Unknown(e) => e,
+            CommitError::NotDone(e) | CommitError::Half(e) | CommitError::Unknown(e) => e,
         }
     }
 }
@@ -451,7 +575,7 @@ fn append(copies: &mut [OpenCopy; 2], frame: &[u8]) -> std::result::Result<(), C
         let failed = |e: std::io::Error| Error::io("append to", name, &e);
         copy.file.write_at(frame, copy.bytes).map_err(|e| match i {
             0 => CommitError::NotDone(failed(e)),
-            _ => CommitError::Unknown(failed(e)),
+            _ => CommitError::Half(failed(e)),
         })?;
         copy.file.sync().map_err(|e| CommitError::Unknown(failed(e)))?;
         copy.bytes += frame.len() as u64;

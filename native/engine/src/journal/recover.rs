@@ -1,24 +1,45 @@
 //! From batches to records: which of them count, which are torn, which are damaged (docs/format.md, "Recovery of open
 //! segments"). Pure but for reading; nothing is written here.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::index::memtable::Memtable;
 use crate::journal::batch::{Meta, RecordKind};
-use crate::journal::manifest::SegmentItem;
+use crate::journal::manifest::{Content, SegmentItem};
 use crate::journal::payload::CRC_BYTES;
 use crate::journal::scan::{payload_is_intact, scan, scan_range, Scan, Window};
 use crate::journal::segment::{file_name, OpenSegment};
 
 /// What readers need to know of the volume.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Volume {
-    pub nonce: u64,
+    pub id: [u8; 16],
     pub sectors: u64,
+    /// (floor, id) of the timelines that it was cloned from, ascending.
+    ancestors: Arc<[(u64, [u8; 16])]>,
 }
 
 impl Volume {
-    pub fn new(id: &[u8; 16], bytes: u64) -> Volume {
-        Volume { nonce: crate::codec::u64_at(id, 0), sectors: bytes / crate::units::SECTOR }
+    pub fn new(content: &Content) -> Volume {
+        let ancestors = content.ancestors.values().map(|a| (a.floor.0, a.id)).collect();
+        Volume { id: content.id, sectors: content.size / crate::units::SECTOR, ancestors }
+    }
+
+    /// Who wrote the record.
+    pub fn writer_of(&self, lsn: u64) -> &[u8; 16] {
+        let at = self.ancestors.partition_point(|&(floor, _)| floor < lsn);
+        self.ancestors.get(at).map_or(&self.id, |(_, id)| id)
+    }
+
+    /// What its payloads' checksums are bound to: the volume nonce of who wrote it.
+    pub fn nonce_of(&self, lsn: u64) -> u64 {
+        crate::codec::u64_at(self.writer_of(lsn), 0)
+    }
+
+    /// The volume nonce of what is written now.
+    pub fn nonce(&self) -> u64 {
+        crate::codec::u64_at(&self.id, 0)
     }
 }
 
@@ -196,7 +217,7 @@ impl Walk {
     ) -> Result<Option<u64>> {
         let io = |e: std::io::Error| Error::io("read", &file_name(segment.id), &e);
         for placed in meta.placed().filter(|p| p.lsn > self.last_lsn) {
-            if payload_is_intact(window, &placed, volume.nonce).map_err(io)? {
+            if payload_is_intact(window, &placed, volume.nonce_of(placed.lsn)).map_err(io)? {
                 continue;
             }
             if placed.lsn > self.durable_lsn {
@@ -242,7 +263,7 @@ impl Walk {
 fn control_documents(window: &mut Window<'_>, meta: &Meta, volume: &Volume) -> std::io::Result<Vec<Option<Vec<u8>>>> {
     let mut documents = Vec::new();
     for placed in meta.placed().filter(|p| p.entry.kind == RecordKind::Control) {
-        let intact = payload_is_intact(window, &placed, volume.nonce)?;
+        let intact = payload_is_intact(window, &placed, volume.nonce_of(placed.lsn))?;
         let stored = window.get(placed.offset, placed.entry.stored as usize)?;
         documents.push(stored.filter(|_| intact).map(|b| b[CRC_BYTES..].to_vec()));
     }

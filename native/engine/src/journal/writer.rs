@@ -159,6 +159,7 @@ fn directory(requests: &[Request]) -> Vec<Entry> {
                 Piece::Data { start, sectors, stored, .. } => (RecordKind::Data, start, u64::from(sectors), stored),
                 Piece::Zeros { start, sectors, kind } => (kind, start, sectors, 0),
                 Piece::Control { stored, .. } => (RecordKind::Control, 0, 0, stored),
+                Piece::Rollback { to } => (RecordKind::Rollback, to, 0, 0),
                 Piece::Edge { .. } | Piece::Void => (RecordKind::Void, 0, 0, 0),
             };
             debug_assert!(!matches!(piece, Piece::Edge { .. }), "edges are merged before a batch is written");
