@@ -75,6 +75,16 @@ class Volume:
     def activity(self, since_lsn: int, until_lsn: int) -> list[tuple[int, int, int, int, int]]:
         """(minute since 1970, data records, zero and trim records, raw bytes, stored bytes), of the records after `since_lsn` up to `until_lsn`, ascending."""
 
+    def timeline(
+        self, since_lsn: int, until_lsn: int, length: int
+    ) -> list[tuple[int, int, int, int, int, int | None, int, int | None]]:
+        """By intervals of `length` nanoseconds (stamp of its begin, data records, zero and trim records, raw bytes, stored bytes, distinct bytes or None
+        where there are too many entries to tell, flush points, LSN of the last one), of the records after `since_lsn` up to `until_lsn`, ascending. Silent ones are left out.
+        Invalid if that makes too many."""
+
+    def stamps(self, lsns: list[int]) -> list[tuple[int, int]]:
+        """(LSN, stamp) of those of the records, ascending, that the journal has."""
+
     def flush_points(self, since_lsn: int, until_lsn: int) -> list[int]: ...
     def rollback(self, to_lsn: int) -> int:
         """The live volume becomes what it was at `to_lsn`; durable. The LSN of the rollback. NotFound if that instant cannot be reached."""

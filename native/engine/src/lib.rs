@@ -28,6 +28,7 @@ pub mod restore;
 mod ring;
 mod rollback;
 pub mod storage;
+pub mod timeline;
 pub mod units;
 pub mod verify;
 pub mod view;

@@ -4,7 +4,7 @@
 //! many leaves (long zeros) hang on one list of their own.
 
 use std::collections::HashMap;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
 use super::activity::{Activity, Counted, Tally};
 use super::{Place, Version, LEAF_SECTORS};
@@ -182,19 +182,6 @@ impl Memtable {
 
     pub fn activity(&self) -> impl Iterator<Item = Activity> + '_ {
         self.tally.rows()
-    }
-
-    /// The same of the records in `lsns` alone.
-    pub fn activity_of(&self, lsns: RangeInclusive<u64>) -> Vec<Activity> {
-        let mut tally = Tally::default();
-        let mut previous = 0;
-        for (item, stamp) in (0..self.batches.len()).flat_map(|batch| self.stamped(batch)) {
-            let continues = std::mem::replace(&mut previous, item.lsn) == item.lsn;
-            if lsns.contains(&item.lsn) {
-                tally.count(Counted { stamp, kind: item.kind, continues, sectors: item.sectors, stored: item.stored });
-            }
-        }
-        tally.rows().collect()
     }
 
     /// Appends every version that overlaps `range` on `path`, in no order.

@@ -192,18 +192,45 @@ impl Sealed {
 
     /// The largest LSN whose stamp is at or before `stamp`, with its stamp.
     pub fn at_stamp(&self, files: &Files, stamp: u64) -> Result<Option<(u64, u64)>> {
-        let fences = self.ask(files, |footer| footer.stamps, |_| Vec::new())?;
-        let fence = fences.partition_point(|f| f.base_stamp <= stamp);
-        let near = self.table_between(files, &fences, fence)?;
-        Ok(near.at_stamp(stamp))
+        Ok(self.at_stamps(files, &[stamp])?[0])
+    }
+
+    /// The same for several stamps, ascending: each part of the segment is read once.
+    pub fn at_stamps(&self, files: &Files, stamps: &[u64]) -> Result<Vec<Option<(u64, u64)>>> {
+        self.look_near(files, stamps, |fence| fence.base_stamp, Memtable::at_stamp)
     }
 
     /// The stamp of a record; None if the segment has none of that number.
     pub fn stamp_of(&self, files: &Files, lsn: u64) -> Result<Option<u64>> {
+        Ok(self.stamps_of(files, &[lsn])?[0])
+    }
+
+    /// The same for several records, ascending.
+    pub fn stamps_of(&self, files: &Files, lsns: &[u64]) -> Result<Vec<Option<u64>>> {
+        self.look_near(files, lsns, |fence| fence.first_lsn, Memtable::stamp_of)
+    }
+
+    /// Asks `look` for each of `keys`, which ascend, in the records behind the last fence at or before it.
+    fn look_near<T>(
+        &self,
+        files: &Files,
+        keys: &[u64],
+        key_of: impl Fn(&StampFence) -> u64,
+        look: impl Fn(&Memtable, u64) -> T,
+    ) -> Result<Vec<T>> {
         let fences = self.ask(files, |footer| footer.stamps, |_| Vec::new())?;
-        let fence = fences.partition_point(|f| f.first_lsn <= lsn);
-        let near = self.table_between(files, &fences, fence)?;
-        Ok(near.stamp_of(lsn))
+        let mut near: Option<(usize, Memtable)> = None;
+        let mut found = Vec::with_capacity(keys.len());
+        for &key in keys {
+            let fence = fences.partition_point(|f| key_of(f) <= key);
+            let table = match near.take().filter(|(at, _)| *at == fence) {
+                Some((_, table)) => table,
+                None => self.table_between(files, &fences, fence)?,
+            };
+            found.push(look(&table, key));
+            near = Some((fence, table));
+        }
+        Ok(found)
     }
 
     /// The records between fence `after - 1` and fence `after`, from their batches; of the whole segment where these do not follow each other.
