@@ -29,6 +29,8 @@ pub struct Options {
     pub checkpoint_segments: usize,
     /// Neighbouring footers, or merged runs of one level, that are merged into one: a lookup asks at most one less of each level.
     pub merge_fan: usize,
+    /// Entries of which the timeline computes the overwrite share at most: 16 bytes each, and a quarter of a second to read and sort two million.
+    pub overwrite_entries: u64,
     /// Open files.
     pub files: usize,
     pub maintenance: Maintenance,
@@ -48,6 +50,7 @@ impl Default for Options {
             batch_bytes: 4 << 20,
             checkpoint_segments: 8,
             merge_fan: 8,
+            overwrite_entries: 2_000_000,
             files: 256,
             maintenance: Maintenance::Thread,
             volume_id: None,

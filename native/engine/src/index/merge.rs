@@ -40,8 +40,8 @@ impl Unit {
     pub fn find_damage(&self, files: &Files) -> Result<Option<String>> {
         let read = || -> Result<()> {
             for wide in [false, true] {
-                let mut cursor = self.stream(files, wide)?;
-                while cursor.next()?.is_some() {}
+                let mut cursor = self.cursor(files, wide)?;
+                while cursor.advance()?.is_some() {}
             }
             Ok(())
         };
@@ -50,7 +50,7 @@ impl Unit {
             (Err(e), _) if e.kind != Kind::Corrupt => Err(e),
             (Err(e), Unit::Run(run)) => Ok(run.fault(&e, files)),
             (Err(e), Unit::Segment(sealed)) => {
-                sealed.give_up_footer(files, &e.message);
+                sealed.distrust(files, &e.message);
                 Ok(None)
             }
         }
@@ -63,10 +63,10 @@ impl Unit {
         }
     }
 
-    fn stream(&self, files: &Files, wide: bool) -> Result<Cursor> {
+    fn cursor(&self, files: &Files, wide: bool) -> Result<Cursor> {
         match self {
-            Unit::Segment(sealed) => sealed.stream(files, wide),
-            Unit::Run(run) => run.stream(files, wide),
+            Unit::Segment(sealed) => sealed.cursor(files, wide),
+            Unit::Run(run) => run.cursor(files, wide),
         }
     }
 }
@@ -119,9 +119,9 @@ pub fn write(
     let mut narrow = 0;
     sink(&merged::header(head))?;
     for wide in [false, true] {
-        let cursors: Result<Vec<Cursor>> = inputs.iter().map(|unit| unit.stream(files, wide)).collect();
+        let cursors: Result<Vec<Cursor>> = inputs.iter().map(|unit| unit.cursor(files, wide)).collect();
         let mut merge = Merge::new(cursors?)?;
-        while let Some(version) = merge.next()? {
+        while let Some(version) = merge.advance()? {
             encoder.push(version, sink)?;
             entries += 1;
         }

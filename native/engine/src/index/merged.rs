@@ -298,7 +298,7 @@ impl Merged {
     }
 
     /// Its versions in order: of narrow or of wide blocks.
-    pub fn stream(&self, files: &Files, wide: bool) -> Result<Cursor> {
+    pub fn cursor(&self, files: &Files, wide: bool) -> Result<Cursor> {
         let top = self.top(files)?;
         let narrow = top.shape.narrow;
         let blocks = if wide { narrow..narrow + top.shape.wide } else { 0..narrow };

@@ -14,6 +14,7 @@ pub mod merged;
 pub mod run;
 pub mod sealed;
 pub mod sections;
+pub mod spans;
 pub mod stream;
 pub mod tables;
 

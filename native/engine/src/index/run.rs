@@ -1,5 +1,7 @@
 //! A run: versions sorted by (start, LSN) in checked blocks of 4 KiB (docs/format.md, "Footer").
 
+use std::ops::Range;
+
 use super::{Place, Version, LEAF_SECTORS};
 use crate::codec::*;
 use crate::error::{Error, Result};
@@ -22,6 +24,12 @@ pub struct Fence {
     pub start: u64,
     pub end: u64,
     pub lsn: u64,
+}
+
+impl Fence {
+    pub fn overlaps(&self, (start, end): (u64, u64)) -> bool {
+        self.start < end && start < self.end
+    }
 }
 
 /// Blocks and their fences.
@@ -192,21 +200,32 @@ impl Run {
         out: &mut Vec<Version>,
     ) -> Result<()> {
         let (start, end) = range;
-        let narrow = &self.fences[..self.narrow as usize];
-        // Blocks that begin before `end`, from the last one that begins a leaf before `start`.
-        let first = narrow.partition_point(|f| f.start + NARROW_SECTORS <= start).saturating_sub(1);
-        let last = narrow.partition_point(|f| f.start < end);
-        let blocks = (first..last.max(first)).chain(self.narrow as usize..self.fences.len());
-        let near: Vec<u64> =
-            blocks.filter(|&i| self.fences[i].start < end && start < self.fences[i].end).map(|i| i as u64).collect();
+        let [narrow, wide] = self.blocks_near(range);
+        let near: Vec<u64> = narrow.chain(wide).filter(|&i| self.fences[i].overlaps(range)).map(|i| i as u64).collect();
         read_blocks(file, self.offset, &near, (self.nonce, &self.segments), &mut |versions| {
             out.extend(versions.into_iter().filter(|v| v.overlaps(start, end) && wanted(v.lsn)));
         })
     }
 
+    /// The narrow and the wide blocks among which are all that overlap the range; in each the versions ascend by their start.
+    pub fn blocks_near(&self, (start, end): (u64, u64)) -> [Range<usize>; 2] {
+        let narrow = &self.fences[..self.narrow as usize];
+        // Blocks that begin before `end`, from the last one that begins a leaf before `start`.
+        let first = narrow.partition_point(|f| f.start + NARROW_SECTORS <= start).saturating_sub(1);
+        let last = narrow.partition_point(|f| f.start < end);
+        [first..last.max(first), self.narrow as usize..self.fences.len()]
+    }
+
     /// Bytes of memory that it takes.
     pub fn bytes(&self) -> usize {
         self.segments.len() * 4 + self.fences.len() * std::mem::size_of::<Fence>() + 128
+    }
+
+    /// Corrupt if the block is damaged or cannot be read.
+    pub fn read_block(&self, file: &dyn File, block: usize) -> Result<Vec<Version>> {
+        let mut versions = Vec::new();
+        read_blocks(file, self.offset, &[block as u64], (self.nonce, &self.segments), &mut |v| versions = v)?;
+        Ok(versions)
     }
 }
 

@@ -47,7 +47,7 @@ impl Cursor {
     }
 
     /// The next version, or None at the end. Corrupt, naming the block, if one is damaged or cannot be read.
-    pub fn next(&mut self) -> Result<Option<Version>> {
+    pub fn advance(&mut self) -> Result<Option<Version>> {
         loop {
             if let Some(version) = self.ready.next() {
                 return Ok(Some(version));
@@ -94,20 +94,20 @@ impl Merge {
     pub fn new(cursors: Vec<Cursor>) -> Result<Merge> {
         let mut inputs = Vec::with_capacity(cursors.len());
         for mut cursor in cursors {
-            if let Some(version) = cursor.next()? {
+            if let Some(version) = cursor.advance()? {
                 inputs.push((version, cursor));
             }
         }
         Ok(Merge { inputs })
     }
 
-    pub fn next(&mut self) -> Result<Option<Version>> {
+    pub fn advance(&mut self) -> Result<Option<Version>> {
         // Eight inputs: a heap would cost more than it saves.
         let smallest = self.inputs.iter().enumerate().min_by_key(|(_, (v, _))| (v.start, v.lsn)).map(|(i, _)| i);
         let Some(i) = smallest else { return Ok(None) };
         let (head, cursor) = &mut self.inputs[i];
         let version = *head;
-        match cursor.next()? {
+        match cursor.advance()? {
             Some(next) => *head = next,
             None => drop(self.inputs.swap_remove(i)),
         }
@@ -197,7 +197,7 @@ mod tests {
                 bytes.extend_from_slice(block);
                 Ok(())
             };
-            while let Some(version) = merge.next().unwrap() {
+            while let Some(version) = merge.advance().unwrap() {
                 encoder.push(version, &mut sink).unwrap();
             }
             encoder.finish(&mut sink).unwrap();
