@@ -200,6 +200,8 @@ impl Volume {
             let files = &self.index.files;
             let of_sealed = |sealed: &Sealed| match whole {
                 true => sealed.activity(files),
+                // Its minutes cannot be told apart any more.
+                false if sealed.item.compacted => sealed.activity(files),
                 false => Ok(sealed.table(files)?.activity_of(lsns.clone())),
             };
             let of_table = |table: &Memtable| table.activity_of(lsns.clone());

@@ -9,6 +9,7 @@ pub mod footer;
 pub mod leaf;
 pub mod map;
 pub mod memtable;
+pub mod reachable;
 pub mod run;
 pub mod sealed;
 pub mod sections;

@@ -203,7 +203,7 @@ impl Run {
         Ok(versions)
     }
 
-    fn read_block(&self, file: &dyn File, block: usize) -> Result<Vec<Version>> {
+    pub fn read_block(&self, file: &dyn File, block: usize) -> Result<Vec<Version>> {
         let mut bytes = [0u8; BLOCK_BYTES];
         let offset = self.offset + (block * BLOCK_BYTES) as u64;
         let got = file
