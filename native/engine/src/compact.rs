@@ -58,7 +58,8 @@ impl Volume {
         if eligible.is_empty() {
             return Ok(Compacted::default());
         }
-        let entries: u64 = sealed.iter().filter(|s| eligible.contains(&s.item.id.0)).map(|s| u64::from(s.item.entries)).sum();
+        let entries: u64 =
+            sealed.iter().filter(|s| eligible.contains(&s.item.id.0)).map(|s| u64::from(s.item.entries)).sum();
         let few = entries <= NAMES_MAX;
         let mut kept = self.mark(&sealed, horizon, &branches, |id| few && eligible.contains(&id))?;
         let candidates = self.candidates(&sealed, &eligible, &kept);

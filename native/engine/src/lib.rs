@@ -8,6 +8,7 @@
 mod append;
 mod checkpoint;
 mod codec;
+pub mod compact;
 mod durable;
 pub mod error;
 mod faults;

@@ -1,6 +1,5 @@
 //! Writing one group of neighbouring segments anew.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Compacted, Pace};
@@ -28,6 +27,7 @@ struct Output {
     first: (u64, u64),
     last: (u64, u64),
     previous_lsn: u64,
+    footer_offset: u64,
     activity: Tally,
 }
 
@@ -83,7 +83,9 @@ impl Volume {
                 if !named && !is_kept_for_ever(row.kind) {
                     continue;
                 }
-                if let Some(full) = outputs.last_mut().filter(|o| row.lsn != before && o.is_full(self.options.segment_bytes)) {
+                if let Some(full) =
+                    outputs.last_mut().filter(|o| row.lsn != before && o.is_full(self.options.segment_bytes))
+                {
                     // All entries of an LSN lie in one segment; ranges do not overlap.
                     full.last = (row.lsn - 1, full.last.1);
                     let stamp = row.stamp;
@@ -183,7 +185,7 @@ impl Volume {
     fn new_output(&self, like: &SegmentItem, first_lsn: u64, first_stamp: u64) -> Result<Output> {
         let (id, epoch) = {
             let mut manifest = self.manifest.lock();
-            (manifest.reserve_segment(), manifest.content.state.epoch)
+            (manifest.content.reserve_segment(), manifest.content.state.epoch)
         };
         let nonce = self.storage.nonce();
         let name = file_name(id);
@@ -194,7 +196,17 @@ impl Volume {
         let file = made.map_err(|e| Error::io("create", &name, &e))?;
         let builder = Builder::new(id.0, nonce, like.clock_epoch);
         let first = (first_lsn, first_stamp);
-        Ok(Output { id, nonce, file, builder, first, last: first, previous_lsn: 0, activity: Tally::default() })
+        Ok(Output {
+            id,
+            nonce,
+            file,
+            builder,
+            first,
+            last: first,
+            previous_lsn: 0,
+            footer_offset: 0,
+            activity: Tally::default(),
+        })
     }
 
     fn write_batch(&self, output: &mut Output, pace: Pace<'_>) -> Result<()> {
@@ -217,7 +229,12 @@ impl Volume {
         let failed = |e: std::io::Error| Error::io("write the footer of", &name, &e);
         let tail_offset = output.file.len().map_err(failed)?;
         let offset = round_up(tail_offset, PAGE);
-        let site = Site { offset, tail_offset, tail_crc: crate::maintain::crc_of_range(&*output.file, tail_offset, offset).map_err(failed)? };
+        output.footer_offset = offset;
+        let site = Site {
+            offset,
+            tail_offset,
+            tail_crc: crate::maintain::crc_of_range(&*output.file, tail_offset, offset).map_err(failed)?,
+        };
         output.file.write_at(&footer::build(&output.builder.table, output.nonce, site), offset).map_err(failed)?;
         output.file.sync().map_err(|e| Error::io("sync", &name, &e))
     }
@@ -258,7 +275,6 @@ impl Volume {
     fn item(&self, output: &Output) -> Result<SegmentItem> {
         let name = file_name(output.id);
         let file_bytes = output.file.len().map_err(|e| Error::io("stat", &name, &e))?;
-        let trailer_end = file_bytes;
         let table = &output.builder.table;
         Ok(SegmentItem {
             sealed: true,
@@ -273,7 +289,7 @@ impl Volume {
             first_stamp: output.first.1,
             last_stamp: output.last.1,
             footer_offset: output.footer_offset,
-            file_bytes: trailer_end,
+            file_bytes,
             previous_lsn: Lsn(output.previous_lsn),
         })
     }
@@ -289,6 +305,3 @@ impl Output {
 fn is_kept_for_ever(kind: RecordKind) -> bool {
     matches!(kind, RecordKind::Rollback | RecordKind::Control)
 }
-
-#[allow(dead_code)]
-type Names = BTreeMap<u64, u64>;

@@ -463,6 +463,13 @@ impl Index {
         self.flatten(shard, versions, &sealed)
     }
 
+    /// What a checkpoint says of a shard, with places as they are now.
+    pub fn flatten_hints(&self, shard: u64, mut versions: Vec<Version>) -> Result<Vec<Version>> {
+        let sealed = self.sealed();
+        sealed.hint(&mut versions);
+        self.flatten(shard, versions, &sealed)
+    }
+
     fn flatten(&self, shard: u64, mut versions: Vec<Version>, sealed: &SealedSet) -> Result<Vec<Version>> {
         versions.sort_unstable_by_key(|v| v.lsn);
         let mut mapped: Vec<Mapped> = Vec::new();

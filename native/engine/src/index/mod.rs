@@ -50,6 +50,14 @@ impl Version {
         self.start + self.sectors
     }
 
+    /// Bytes of its payload.
+    pub fn stored_bytes(&self) -> u64 {
+        match self.place {
+            Place::Data { stored, .. } => u64::from(stored),
+            _ => 0,
+        }
+    }
+
     pub fn overlaps(&self, start: u64, end: u64) -> bool {
         self.start < end && start < self.end()
     }

@@ -134,14 +134,8 @@ pub struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// Over the segments whose first LSN is at or below `upto`. Long zeros are few: they are compared with each other only, and so rather kept.
     pub fn begin(files: &'a Files, sealed: &SealedSet, upto: u64, branches: &'a [Branch]) -> Result<Walk<'a>> {
-        let mut walk = Walk {
-            files,
-            branches,
-            cursors: Vec::new(),
-            wide: Vec::new(),
-            carried: Vec::new(),
-            cells: Vec::new(),
-        };
+        let mut walk =
+            Walk { files, branches, cursors: Vec::new(), wide: Vec::new(), carried: Vec::new(), cells: Vec::new() };
         for segment in sealed.iter().filter(|s| s.item.first_lsn.0 <= upto) {
             walk.wide.extend(segment.wide_versions(files)?);
             walk.cursors.push(Cursor::new(segment.clone(), files)?);

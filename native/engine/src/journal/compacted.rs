@@ -94,6 +94,11 @@ impl Builder {
         self.offset + (HEADER_BYTES + self.rows.len() * ENTRY_BYTES + self.payload.len()) as u64
     }
 
+    /// Entries so far.
+    pub fn entries(&self) -> usize {
+        self.table.len() + self.rows.len()
+    }
+
     /// Adds an entry with its stored payload. Its `offset` does not count.
     pub fn push(&mut self, row: Row, stored: &[u8]) {
         debug_assert_eq!(row.stored as usize, stored.len());
