@@ -285,6 +285,8 @@ impl Found {
     ) -> Arc<Volume> {
         let Content { id, size, created, .. } = self.manifest.content;
         let files = Files::new(storage.clone(), options.files);
+        let state = &self.manifest.content.state;
+        let opening_ids = [self.manifest.content.next_segment().0, state.next_checkpoint, state.next_run];
         let faults = self.parts.faults.clone();
         let bounds = (options.ring_bytes, options.ring_requests);
         Arc::new(Volume {
@@ -305,10 +307,7 @@ impl Found {
             closed: AtomicBool::new(false),
             faults,
             controls: Mutex::new(self.controls),
-            opening_ids: {
-                let state = &self.manifest.content.state;
-                [self.manifest.content.next_segment().0, state.next_checkpoint, state.next_run]
-            },
+            opening_ids,
             compaction: Mutex::new(()),
             maintenance: Mutex::new(()),
             maintenance_wake: Arc::default(),
