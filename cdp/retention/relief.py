@@ -1,0 +1,107 @@
+"""What is given up when the space does not suffice, under `drop-oldest`: one step at a time, in one order.
+
+    1  what is older than the guaranteed minimum: points, oldest first, then the oldest of the every-write window
+    2  open views and restores below the horizon, oldest first      from here on only while writes wait:
+    3  points younger than the minimum
+    4  the minimum itself: the every-write window, down to the newest record
+    5  bookmarks that are not held, oldest first
+
+Held bookmarks, clones and the live disk are no step: then the volume stalls.
+
+Invariants:
+- A step is taken only after the step before it was measured, and only if what compaction could free anyway is not enough.
+- Steps 2 to 5 are taken only while writes wait or fail; steps 3 to 5 only when no closable pin is left below the horizon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdp.retention.policy import Policy
+from cdp.retention.state import MINUTE, SECOND, Facts, Mark, Point, Space
+
+GARBAGE_SHARE = 0.5
+"""Room left for what is dead but not compacted, for each byte below the horizon that is not: with less, compaction would write most
+bytes again for each one that it frees."""
+
+POINTS_STEP = 16
+"""A step gives up this part of the points: what a single one holds is not known before it is gone."""
+
+WINDOW_STEP = 64
+"""A step into the every-write window gives up at least this part of the space, so that not every second has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relief:
+    """A step, or none. `floor`: what lies below that LSN is given up, bookmarks excepted."""
+
+    floor: int = 0
+    close_view: int | None = None
+    drop: Mark | None = None
+    breaks_minimum: bool = False
+
+    @property
+    def gives(self) -> bool:
+        return self != NOTHING
+
+
+NOTHING = Relief()
+
+
+def relieve(policy: Policy, facts: Facts, marks: tuple[Mark, ...], now: int) -> Relief:
+    """The next step, at the stamp `now`. `marks`: the bookmarks that count."""
+    need = shortage(facts.space)
+    if policy.full != "drop-oldest" or not facts.space.measured or need <= 0:
+        return NOTHING
+    guaranteed = facts.history.last(now - policy.minimum * SECOND)
+    if guaranteed is not None and (floor := _older(facts, marks, guaranteed, need)) is not None:
+        return Relief(floor=floor)
+    return _escalate(facts, marks, need) if stuck(facts.space) else NOTHING
+
+
+def _escalate(facts: Facts, marks: tuple[Mark, ...], need: int) -> Relief:
+    if pinned := [pin.lsn for pin in facts.pins if pin.closable and pin.lsn < facts.horizon.lsn]:
+        return Relief(close_view=min(pinned))
+    if (floor := _older(facts, marks, facts.latest, need)) is not None:
+        return Relief(floor=floor, breaks_minimum=True)
+    loose = [mark for mark in marks if not mark.held and mark.lsn < facts.horizon.lsn]
+    return Relief(drop=min(loose, key=lambda mark: (mark.lsn, mark.name))) if loose else NOTHING
+
+
+def shortage(space: Space) -> int:
+    """The bytes by which what must be kept, and room to compact it in, exceed where slow-down begins; 0 or less: none."""
+    if space.soft is None:
+        return 0
+    needed = space.used - space.dead
+    below = max(0, needed - space.window)
+    return needed + int(below * GARBAGE_SHARE) - space.soft
+
+
+def stuck(space: Space) -> bool:
+    """Whether writes wait and compaction alone cannot change that."""
+    return space.tight and space.hard is not None and space.used - space.dead >= space.hard - space.hard // 32
+
+
+def _older(facts: Facts, marks: tuple[Mark, ...], limit: Point, need: int) -> int | None:
+    """The floor of a step among what is older than `limit`; None if nothing is left there."""
+    kept_anyway = {mark.lsn for mark in marks} | {pin.lsn for pin in facts.pins}
+    points = [point.lsn for point in facts.points if point.lsn < limit.lsn and point.lsn not in kept_anyway]
+    if points:
+        return points[max(1, len(points) // POINTS_STEP) - 1] + 1
+    if facts.horizon.lsn >= limit.lsn:
+        return None
+    least = (facts.space.soft or 0) // WINDOW_STEP
+    return _after_bytes(facts, limit, max(need, least))
+
+
+def _after_bytes(facts: Facts, limit: Point, need: int) -> int:
+    """The LSN up to which the records from the horizon on stored `need` bytes, `limit` at most."""
+    stored = 0
+    for minute, here in facts.history.minutes(facts.horizon.lsn, limit.lsn):
+        if stored + here >= need:
+            # Within a minute, as if it had been written evenly: the next step measures what came of it.
+            stamp = minute * MINUTE + MINUTE * (need - stored) // max(1, here)
+            found = facts.history.last(stamp, limit.lsn)
+            return found.lsn if found is not None and found.lsn > facts.horizon.lsn else limit.lsn
+        stored += here
+    return limit.lsn
