@@ -200,12 +200,12 @@ impl Volume {
 
     fn checkpoint_rows_damage(&self, item: &CheckpointItem, rows: &[checkpoint::Row]) -> Result<Option<String>> {
         let path = self.index.path(At::Lsn(item.lsn.0));
-        let (opened, _) = Checkpoint::open(self.storage.clone(), *item)?;
+        let (opened, _) = Checkpoint::open(&self.index.files, *item)?;
         for row in rows {
             let mut versions = Vec::new();
             let range = (row.shard * SHARD_SECTORS, (row.shard + 1) * SHARD_SECTORS);
-            if let Err(what) = opened.collect(range, &mut versions) {
-                return Ok(Some(what));
+            if let Err(what) = opened.collect(&self.index.files, range, &mut versions) {
+                return Ok(what);
             }
             if self.instant_of(item.lsn).is_err() {
                 continue;

@@ -292,13 +292,9 @@ impl Found {
         read_only: bool,
     ) -> Arc<Volume> {
         let Content { id, size, created, .. } = self.manifest.content;
-<<<<<<< HEAD
         let files = Files::new(storage.clone(), &options, read_only);
-=======
-        let files = Files::new(storage.clone(), options.files);
         let state = &self.manifest.content.state;
         let opening_ids = [self.manifest.content.next_segment().0, state.next_checkpoint, state.next_run];
->>>>>>> main
         let faults = self.parts.faults.clone();
         let bounds = (options.ring_bytes, options.ring_requests);
         Arc::new(Volume {

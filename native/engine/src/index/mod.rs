@@ -9,12 +9,9 @@ pub mod footer;
 pub mod leaf;
 pub mod map;
 pub mod memtable;
-<<<<<<< HEAD
 pub mod merge;
 pub mod merged;
-=======
 pub mod reachable;
->>>>>>> main
 pub mod run;
 pub mod sealed;
 pub mod sections;
@@ -58,17 +55,16 @@ impl Version {
         self.start + self.sectors
     }
 
-<<<<<<< HEAD
     pub fn is_data(&self) -> bool {
         matches!(self.place, Place::Data { .. })
-=======
+    }
+
     /// Bytes of its payload.
     pub fn stored_bytes(&self) -> u64 {
         match self.place {
             Place::Data { stored, .. } => u64::from(stored),
             _ => 0,
         }
->>>>>>> main
     }
 
     pub fn overlaps(&self, start: u64, end: u64) -> bool {

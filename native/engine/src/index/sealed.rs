@@ -234,8 +234,7 @@ impl Sealed {
                 if let Err(e) = &read {
                     if e.kind == Kind::Corrupt {
                         // The next walk finds it rebuilt; this one cannot go on in other blocks.
-                        let table = self.rebuild(files, &e.message)?;
-                        *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
+                        self.distrust(files, &e.message);
                     }
                 }
                 read

@@ -284,20 +284,19 @@ impl Content {
         SegmentId(self.state.next_segment.max(named.saturating_add(1)))
     }
 
-<<<<<<< HEAD
     /// Of all files of the journal and its index.
     pub fn file_names(&self) -> HashSet<String> {
         let segments = self.segments.keys().map(|id| Named::Segment(id.0));
         let checkpoints = self.checkpoints.keys().map(|&id| Named::Checkpoint(id));
         let runs = self.runs.keys().map(|&id| Named::Run(id));
         segments.chain(checkpoints).chain(runs).map(Named::file_name).collect()
-=======
+    }
+
     /// Takes an id for a file that is named later, or never: what a crash leaves of it is swept.
     pub fn reserve_segment(&mut self) -> SegmentId {
         let id = self.next_segment();
         self.state.next_segment = id.0 + 1;
         id
->>>>>>> main
     }
 
     fn apply(&mut self, edit: &Edit) {
