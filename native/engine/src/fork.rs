@@ -7,8 +7,8 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::index::checkpoint;
-use crate::journal::manifest::{AncestorItem, Content, Manifest, PointItem, StateItem};
+use crate::index::{checkpoint, merged};
+use crate::journal::manifest::{AncestorItem, Content, Manifest, PointItem, RunItem, SegmentItem, StateItem};
 use crate::journal::segment::file_name;
 use crate::path::Lineage;
 use crate::storage::Storage;
@@ -40,12 +40,12 @@ impl Volume {
         let at = self.instant_of(base)?;
         self.seal_through(base)?;
         let horizon = PointItem { lsn: base, stamp: at.stamp.0, clock_epoch: at.clock_epoch };
-        // Who removes a file that was named holds it.
-        let _nobody_removes = self.maintenance.lock();
-        let parent = self.manifest.lock().content.clone();
-        let mut clone = share(&parent, &self.index.lineage(), horizon, self.ring.clock());
+        // A file is removed after the manifest has dropped its name: not while this is held.
+        let manifest = self.manifest.lock();
+        let mut clone = share(&manifest.content, &self.index.lineage(), horizon, self.ring.clock());
         (clone.id, clone.created, clone.size) = (fork.id, fork.created.0, view.size());
         link_files(&mut clone, fork.link)?;
+        drop(manifest);
         Manifest::lay(fork.target.clone(), clone).map(drop)
     }
 
@@ -100,7 +100,12 @@ fn share(parent: &Content, lineage: &Lineage, base: PointItem, clock: (u64, u64,
     }
     let shown = |lsn: Lsn| lsn <= base.lsn && path.passes(lsn.0);
     clone.checkpoints = parent.checkpoints.iter().filter(|(_, c)| shown(c.lsn)).map(|(&id, &c)| (id, c)).collect();
-    clone.runs = parent.runs.iter().filter(|(_, run)| run.last_lsn <= base.lsn).map(|(&id, &run)| (id, run)).collect();
+    // A run speaks for all segments in its range.
+    let left_out = |item: &&SegmentItem| item.sealed && !clone.segments.contains_key(&item.id);
+    let left_out: Vec<&SegmentItem> = parent.segments.values().filter(left_out).collect();
+    let meets = |run: &RunItem| left_out.iter().any(|s| s.first_lsn <= run.last_lsn && run.first_lsn <= s.last_lsn);
+    let whole = |run: &RunItem| run.last_lsn <= base.lsn && !meets(run);
+    clone.runs = parent.runs.iter().filter(|(_, run)| whole(run)).map(|(&id, &run)| (id, run)).collect();
     let floor = floor(&clone, base.lsn, clock.0 - 1);
     clone.ancestors.insert(floor, AncestorItem { id: parent.id, base: base.lsn, floor });
     let state = parent.state;
@@ -129,6 +134,9 @@ fn link_files(clone: &mut Content, link: &dyn Fn(&str) -> io::Result<()>) -> Res
     let failed = |name: &str, e: &io::Error| match e.raw_os_error() {
         Some(libc::EXDEV) => Error::invalid("a clone has to lie on the file system of its parent"),
         Some(libc::EMLINK) => Error::new(Kind::NoSpace, format!("{name} has as many names as the file system allows")),
+        _ if e.kind() == io::ErrorKind::NotFound => {
+            Error::new(Kind::Busy, format!("{name} is gone: another process rewrites the journal, try again"))
+        }
         _ => Error::io("link", name, e),
     };
     for id in clone.segments.keys() {
@@ -146,7 +154,7 @@ fn link_files(clone: &mut Content, link: &dyn Fn(&str) -> io::Result<()>) -> Res
         }
     }
     for id in clone.runs.keys().copied().collect::<Vec<_>>() {
-        if !optional(format!("run-{id:08x}"))? {
+        if !optional(merged::file_name(id))? {
             clone.runs.remove(&id);
         }
     }
