@@ -75,6 +75,16 @@ class Volume:
     def activity(self, since_lsn: int, until_lsn: int) -> list[tuple[int, int, int, int, int]]:
         """(minute since 1970, data records, zero and trim records, raw bytes, stored bytes), of the records after `since_lsn` up to `until_lsn`, ascending."""
 
+    def timeline(
+        self, since_lsn: int, until_lsn: int, length: int
+    ) -> list[tuple[int, int, int, int, int, int | None, int, int | None]]:
+        """By intervals of `length` nanoseconds (stamp of its begin, data records, zero and trim records, raw bytes, stored bytes, distinct bytes or None
+        where there are too many entries to tell, flush points, LSN of the last one), of the records after `since_lsn` up to `until_lsn`, ascending. Silent ones are left out.
+        Invalid if that makes too many."""
+
+    def stamps(self, lsns: list[int]) -> list[tuple[int, int]]:
+        """(LSN, stamp) of those of the records, ascending, that the journal has."""
+
     def flush_points(self, since_lsn: int, until_lsn: int) -> list[int]: ...
     def rollback(self, to_lsn: int) -> int:
         """The live volume becomes what it was at `to_lsn`; durable. The LSN of the rollback. NotFound if that instant cannot be reached."""
@@ -111,6 +121,10 @@ class View:
 
     def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
         """(bytes, zero) from `offset` on, covering `length`."""
+
+    def changed(self, since: View, offset: int, length: int, most: int = ...) -> list[tuple[int, int]]:
+        """(offset, bytes) of what was written in one of the two histories since they parted, inside the range: whole sectors, ascending, neighbours merged. At most `most`, each whole;
+        fewer are all. Between views of one volume, or of volumes that share history (else Invalid). Damaged and lost count as changed."""
 
     def restore(self, fd: int, progress: Callable[[int, int], None] | None = None, zero_holes: bool = False) -> int:
         """Writes the view into an open file or device from offset 0: data only, or with `zero_holes` zeros as well. No fsync. Bytes written. An exception from `progress` ends it.

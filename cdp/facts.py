@@ -200,15 +200,18 @@ class ShowFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class MinuteFacts:
-    """The activity of the minute that begins at `stamp`. `raw_bytes` were written by clients, `stored_bytes` is what they take."""
+class IntervalFacts:
+    """What happened in the interval that begins at `stamp`. `raw_bytes` were written by clients, `stored_bytes` is what they take."""
 
     stamp: int
     data_records: int
     zero_records: int
     raw_bytes: int
     stored_bytes: int
+    overwritten_bytes: int | None
+    """Of the raw bytes, those that lie over bytes which the same interval wrote before. None: too many records to tell."""
     flush_points: int
+    last_flush_lsn: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +229,17 @@ class LogFacts:
     volume: VolumeFacts
     since: InstantFacts
     until: InstantFacts
-    minutes: tuple[MinuteFacts, ...]
+    interval_seconds: int
+    intervals: tuple[IntervalFacts, ...]
+    """Those in which something was written or flushed."""
     flush_points: tuple[FlushFacts, ...]
+    """Listed where they were asked for, the newest."""
     flush_points_left_out: int
-    """Older ones, beyond the most that are listed (they are counted in no minute)."""
+    """How many there are besides."""
     bookmarks: tuple[BookmarkFacts, ...]
     events: tuple[EventFacts, ...]
+    events_left_out: int
+    """Older ones, beyond the most that are listed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,11 @@ class Store(Protocol):
         """`now`: for good, at once; also of a volume that was deleted before."""
 
     def undelete(self, volume: str) -> VolumeFacts: ...
-    def log(self, volume: str, since: When, until: When) -> LogFacts: ...
+    def log(
+        self, volume: str, since: When, until: When, *, interval: int | None = None, list_flushes: bool = False
+    ) -> LogFacts:
+        """`interval` in seconds, None: what suits the time between the two."""
+
     def bookmark(
         self, volume: str, name: str, at: When, *, force: bool, held: bool = False, expires_stamp: int | None = None
     ) -> BookmarkFacts: ...
@@ -196,10 +200,14 @@ class LocalStore:
         gone = self.catalog.find_deleted(volume)
         return volume_facts(self.catalog.undelete(gone))
 
-    def log(self, volume: str, since: When, until: When) -> LogFacts:
+    def log(
+        self, volume: str, since: When, until: When, *, interval: int | None = None, list_flushes: bool = False
+    ) -> LogFacts:
         entry = self.catalog.find(volume, deleted=True)
         with self.opener.looking(entry) as opened:
-            return timeline.gather(opened, volume_facts(entry), since, until)
+            return timeline.gather(
+                opened, volume_facts(entry), since, until, interval=interval, list_flushes=list_flushes
+            )
 
     def bookmark(
         self, volume: str, name: str, at: When, *, force: bool, held: bool = False, expires_stamp: int | None = None

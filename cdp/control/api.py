@@ -14,8 +14,9 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
@@ -36,6 +37,7 @@ from cdp.facts import (
     VolumeFacts,
 )
 from cdp.store import Store
+from cdp.timeline import INTERVAL_MAX
 
 
 class _Body(BaseModel):
@@ -122,8 +124,15 @@ def _history_routes(app: FastAPI, store: Store) -> None:
         return store.resolve(volume, when.parse(at))
 
     @app.get(f"{PREFIX}/volumes/{{volume}}/log")
-    def _log(volume: str, since: str = "oldest", until: str = "latest") -> LogFacts:
-        return store.log(volume, when.parse(since), when.parse(until))
+    def _log(
+        volume: str,
+        since: str = "oldest",
+        until: str = "latest",
+        interval: Annotated[int, Query(ge=1, le=INTERVAL_MAX)] | None = None,
+        list_flushes: bool = False,
+    ) -> LogFacts:
+        first, last = when.parse(since), when.parse(until)
+        return store.log(volume, first, last, interval=interval, list_flushes=list_flushes)
 
     @app.post(f"{PREFIX}/volumes/{{volume}}/bookmarks", status_code=201)
     def _bookmark(volume: str, body: NewBookmark) -> BookmarkFacts:

@@ -87,8 +87,13 @@ class RemoteStore:
     def undelete(self, volume: str) -> VolumeFacts:
         return self._facts(VolumeFacts, "POST", _path(volume, "undelete"))
 
-    def log(self, volume: str, since: When, until: When) -> LogFacts:
-        return self._facts(LogFacts, "GET", _path(volume, "log"), params={"since": str(since), "until": str(until)})
+    def log(
+        self, volume: str, since: When, until: When, *, interval: int | None = None, list_flushes: bool = False
+    ) -> LogFacts:
+        asked = {"since": str(since), "until": str(until), "list_flushes": list_flushes}
+        if interval is not None:
+            asked["interval"] = interval
+        return self._facts(LogFacts, "GET", _path(volume, "log"), params=asked)
 
     def bookmark(
         self, volume: str, name: str, at: When, *, force: bool, held: bool = False, expires_stamp: int | None = None

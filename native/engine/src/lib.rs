@@ -6,6 +6,7 @@
 //! [`storage::Storage`] and [`origin::Origin`]. The files are described in docs/format.md.
 
 mod append;
+pub mod changed;
 mod checkpoint;
 mod codec;
 mod durable;
@@ -27,11 +28,13 @@ pub mod restore;
 mod ring;
 mod rollback;
 pub mod storage;
+pub mod timeline;
 pub mod units;
 pub mod verify;
 pub mod view;
 pub mod volume;
 
+pub use changed::Change;
 pub use error::{Error, Kind, Result};
 pub use instants::Instant;
 pub use options::{Maintenance, Options};

@@ -25,6 +25,8 @@ pub struct Options {
     pub batch_bytes: usize,
     /// Sealed segments after which a checkpoint is written.
     pub checkpoint_segments: usize,
+    /// Entries of which the timeline computes the overwrite share at most: 16 bytes each, and a quarter of a second to read and sort two million.
+    pub overwrite_entries: u64,
     /// Open segment files.
     pub files: usize,
     pub maintenance: Maintenance,
@@ -42,6 +44,7 @@ impl Default for Options {
             segment_entries: SEGMENT_ENTRIES_MAX,
             batch_bytes: 4 << 20,
             checkpoint_segments: 8,
+            overwrite_entries: 2_000_000,
             files: 256,
             maintenance: Maintenance::Thread,
             volume_id: None,

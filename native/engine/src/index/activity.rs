@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::journal::batch::RecordKind;
 use crate::units::SECTOR;
 
-const MINUTE: u64 = 60_000_000_000;
+/// In nanoseconds.
+pub const MINUTE: u64 = 60_000_000_000;
 
 /// What was written in one minute (of Unix time).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,14 +47,6 @@ impl Tally {
             RecordKind::Zero | RecordKind::Trim => row.zero_records += record,
             _ => {}
         }
-    }
-
-    pub fn add(&mut self, other: Activity) {
-        let row = self.row(other.minute);
-        row.data_records += other.data_records;
-        row.zero_records += other.zero_records;
-        row.raw_bytes += other.raw_bytes;
-        row.stored_bytes += other.stored_bytes;
     }
 
     /// Ascending by minute.

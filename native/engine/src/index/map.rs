@@ -75,6 +75,24 @@ impl Inner {
     }
 }
 
+/// The tables of a volume at one moment, without the active one's entries.
+pub struct Tables {
+    pub lineage: Arc<Lineage>,
+    pub live_path: Path,
+    pub active: u32,
+    pub frozen: Vec<Arc<Memtable>>,
+    pub sealed: Arc<SealedSet>,
+}
+
+impl Tables {
+    pub fn path(&self, at: At) -> Path {
+        match at {
+            At::Live => self.live_path.clone(),
+            At::Lsn(lsn) => self.lineage.path(lsn),
+        }
+    }
+}
+
 /// What opening found.
 #[derive(Default)]
 pub struct Parts {
@@ -147,6 +165,17 @@ impl Index {
         match at {
             At::Live => self.live_path(),
             At::Lsn(lsn) => self.lineage().path(lsn),
+        }
+    }
+
+    pub fn tables(&self) -> Tables {
+        let inner = self.inner.lock();
+        Tables {
+            lineage: inner.lineage.clone(),
+            live_path: inner.live_path.clone(),
+            active: inner.active.segment,
+            frozen: inner.frozen.clone(),
+            sealed: inner.sealed.clone(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! many leaves (long zeros) hang on one list of their own.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
+use std::ops::Range;
 
 use super::activity::{Activity, Counted, Tally};
 use super::{Place, Version, LEAF_SECTORS};
@@ -184,19 +184,6 @@ impl Memtable {
         self.tally.rows()
     }
 
-    /// The same of the records in `lsns` alone.
-    pub fn activity_of(&self, lsns: RangeInclusive<u64>) -> Vec<Activity> {
-        let mut tally = Tally::default();
-        let mut previous = 0;
-        for (item, stamp) in (0..self.batches.len()).flat_map(|batch| self.stamped(batch)) {
-            let continues = std::mem::replace(&mut previous, item.lsn) == item.lsn;
-            if lsns.contains(&item.lsn) {
-                tally.count(Counted { stamp, kind: item.kind, continues, sectors: item.sectors, stored: item.stored });
-            }
-        }
-        tally.rows().collect()
-    }
-
     /// Appends every version that overlaps `range` on `path`, in no order.
     pub fn collect(&self, (start, end): (u64, u64), path: &Path, out: &mut Vec<Version>) {
         if end > (start / LEAF_SECTORS + 1) * LEAF_SECTORS {
@@ -217,6 +204,16 @@ impl Memtable {
             take(link.item);
             at = link.next;
         }
+    }
+
+    /// Appends what the items with these numbers cover of `range` on `path`, in no order.
+    pub fn covered(&self, items: Range<usize>, (start, end): (u64, u64), path: &Path, out: &mut Vec<(u64, u64)>) {
+        let items = self.items.get(items.start..items.end.min(self.items.len())).unwrap_or_default();
+        let wanted = |item: &&Item| {
+            item.kind.covers() && item.start < end && start < item.start + item.sectors && path.contains(item.lsn)
+        };
+        let clipped = |item: &Item| (item.start.max(start), (item.start + item.sectors).min(end));
+        out.extend(items.iter().filter(wanted).map(clipped));
     }
 
     /// Every version, in the order of LSNs.

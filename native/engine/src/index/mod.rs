@@ -12,6 +12,7 @@ pub mod memtable;
 pub mod run;
 pub mod sealed;
 pub mod sections;
+pub mod spans;
 
 /// Sectors of address space in one leaf, the unit of the cache: 4 MiB.
 pub const LEAF_SECTORS: u64 = 8192;

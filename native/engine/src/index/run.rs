@@ -1,5 +1,7 @@
 //! A run: versions sorted by (start, LSN) in checked blocks of 4 KiB (docs/format.md, "Footer").
 
+use std::ops::Range;
+
 use super::{Place, Version, LEAF_SECTORS};
 use crate::codec::*;
 use crate::error::{Error, Result};
@@ -20,6 +22,12 @@ pub struct Fence {
     pub start: u64,
     pub end: u64,
     pub lsn: u64,
+}
+
+impl Fence {
+    pub fn overlaps(&self, (start, end): (u64, u64)) -> bool {
+        self.start < end && start < self.end
+    }
 }
 
 /// Blocks and their fences.
@@ -182,16 +190,21 @@ impl Run {
         out: &mut Vec<Version>,
     ) -> Result<()> {
         let (start, end) = range;
-        let narrow = &self.fences[..self.narrow as usize];
-        // Blocks that begin before `end`, from the last one that begins a leaf before `start`.
-        let first = narrow.partition_point(|f| f.start + NARROW_SECTORS <= start).saturating_sub(1);
-        let last = narrow.partition_point(|f| f.start < end);
-        let blocks = (first..last.max(first)).chain(self.narrow as usize..self.fences.len());
-        for block in blocks.filter(|&i| self.fences[i].start < end && start < self.fences[i].end) {
+        let [narrow, wide] = self.blocks_near(range);
+        for block in narrow.chain(wide).filter(|&block| self.fences[block].overlaps(range)) {
             let versions = self.read_block(file, block)?;
             out.extend(versions.into_iter().filter(|v| v.overlaps(start, end) && wanted(v.lsn)));
         }
         Ok(())
+    }
+
+    /// The narrow and the wide blocks among which are all that overlap the range; in each the versions ascend by their start.
+    pub fn blocks_near(&self, (start, end): (u64, u64)) -> [Range<usize>; 2] {
+        let narrow = &self.fences[..self.narrow as usize];
+        // Blocks that begin before `end`, from the last one that begins a leaf before `start`.
+        let first = narrow.partition_point(|f| f.start + NARROW_SECTORS <= start).saturating_sub(1);
+        let last = narrow.partition_point(|f| f.start < end);
+        [first..last.max(first), self.narrow as usize..self.fences.len()]
     }
 
     /// Every version, block by block.
@@ -203,7 +216,8 @@ impl Run {
         Ok(versions)
     }
 
-    fn read_block(&self, file: &dyn File, block: usize) -> Result<Vec<Version>> {
+    /// Corrupt if the block is damaged or cannot be read.
+    pub fn read_block(&self, file: &dyn File, block: usize) -> Result<Vec<Version>> {
         let mut bytes = [0u8; BLOCK_BYTES];
         let offset = self.offset + (block * BLOCK_BYTES) as u64;
         let got = file

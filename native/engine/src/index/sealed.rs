@@ -11,6 +11,7 @@ use super::footer::{self, Footer};
 use super::memtable::{Control, Memtable};
 use super::run::Run;
 use super::sections::StampFence;
+use super::spans::Spans;
 use super::{Place, Version, LOCATE};
 use crate::error::{Kind, Result};
 use crate::faults::Faults;
@@ -76,7 +77,7 @@ impl std::ops::Deref for SealedSet {
 }
 
 enum Source {
-    Disk(Run),
+    Disk(Arc<Run>),
     /// The footer is damaged: rebuilt from the batches.
     Memory(Box<Memtable>),
 }
@@ -107,13 +108,47 @@ impl Sealed {
         match result {
             Err(e) if e.kind == Kind::Corrupt => {
                 out.truncate(before);
-                let table = self.rebuild(files, &e.message)?;
-                table.collect(range, path, out);
-                *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
-                Ok(())
+                self.distrust(files, &e.message)?;
+                self.collect(files, range, path, out)
             }
             other => other,
         }
+    }
+
+    /// From now on the segment's batches are asked, not its footer.
+    pub fn distrust(&self, files: &Files, why: &str) -> Result<()> {
+        let table = self.rebuild(files, why)?;
+        *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
+        Ok(())
+    }
+
+    /// What its versions on `path` cover of `range`, as streams. Nothing is read yet but fences.
+    pub fn stream(
+        self: &Arc<Sealed>,
+        files: &Files,
+        range: (u64, u64),
+        path: &Path,
+        out: &mut Vec<Spans>,
+    ) -> Result<()> {
+        match &*self.source(files)? {
+            Source::Disk(run) => {
+                let file = match files.get(self.item.id.0) {
+                    Err(e) if e.kind == Kind::Corrupt => {
+                        self.distrust(files, &e.message)?;
+                        return self.stream(files, range, path, out);
+                    }
+                    other => other?,
+                };
+                let walk = |blocks| Spans::of_blocks(self.clone(), run.clone(), file.clone(), blocks, range, path);
+                out.extend(run.blocks_near(range).into_iter().filter(|blocks| !blocks.is_empty()).map(walk));
+            }
+            Source::Memory(table) => {
+                let mut covered = Vec::new();
+                table.covered(0..table.len(), range, path, &mut covered);
+                out.push(Spans::of(covered));
+            }
+        }
+        Ok(())
     }
 
     /// Calls `see(start, end)` for the span of every index block, in sectors.
@@ -130,7 +165,7 @@ impl Sealed {
             return Ok(source.clone());
         }
         let source = Arc::new(match self.footer(files) {
-            Ok(footer) => Source::Disk(footer.run),
+            Ok(footer) => Source::Disk(Arc::new(footer.run)),
             Err(e) if e.kind == Kind::Corrupt => Source::Memory(Box::new(self.rebuild(files, &e.message)?)),
             Err(e) => return Err(e),
         });
@@ -157,18 +192,45 @@ impl Sealed {
 
     /// The largest LSN whose stamp is at or before `stamp`, with its stamp.
     pub fn at_stamp(&self, files: &Files, stamp: u64) -> Result<Option<(u64, u64)>> {
-        let fences = self.ask(files, |footer| footer.stamps, |_| Vec::new())?;
-        let fence = fences.partition_point(|f| f.base_stamp <= stamp);
-        let near = self.table_between(files, &fences, fence)?;
-        Ok(near.at_stamp(stamp))
+        Ok(self.at_stamps(files, &[stamp])?[0])
+    }
+
+    /// The same for several stamps, ascending: each part of the segment is read once.
+    pub fn at_stamps(&self, files: &Files, stamps: &[u64]) -> Result<Vec<Option<(u64, u64)>>> {
+        self.look_near(files, stamps, |fence| fence.base_stamp, Memtable::at_stamp)
     }
 
     /// The stamp of a record; None if the segment has none of that number.
     pub fn stamp_of(&self, files: &Files, lsn: u64) -> Result<Option<u64>> {
+        Ok(self.stamps_of(files, &[lsn])?[0])
+    }
+
+    /// The same for several records, ascending.
+    pub fn stamps_of(&self, files: &Files, lsns: &[u64]) -> Result<Vec<Option<u64>>> {
+        self.look_near(files, lsns, |fence| fence.first_lsn, Memtable::stamp_of)
+    }
+
+    /// Asks `look` for each of `keys`, which ascend, in the records behind the last fence at or before it.
+    fn look_near<T>(
+        &self,
+        files: &Files,
+        keys: &[u64],
+        key_of: impl Fn(&StampFence) -> u64,
+        look: impl Fn(&Memtable, u64) -> T,
+    ) -> Result<Vec<T>> {
         let fences = self.ask(files, |footer| footer.stamps, |_| Vec::new())?;
-        let fence = fences.partition_point(|f| f.first_lsn <= lsn);
-        let near = self.table_between(files, &fences, fence)?;
-        Ok(near.stamp_of(lsn))
+        let mut near: Option<(usize, Memtable)> = None;
+        let mut found = Vec::with_capacity(keys.len());
+        for &key in keys {
+            let fence = fences.partition_point(|f| key_of(f) <= key);
+            let table = match near.take().filter(|(at, _)| *at == fence) {
+                Some((_, table)) => table,
+                None => self.table_between(files, &fences, fence)?,
+            };
+            found.push(look(&table, key));
+            near = Some((fence, table));
+        }
+        Ok(found)
     }
 
     /// The records between fence `after - 1` and fence `after`, from their batches; of the whole segment where these do not follow each other.

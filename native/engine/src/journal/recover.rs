@@ -32,6 +32,11 @@ impl Volume {
         self.ancestors.get(at).map_or(&self.id, |(_, id)| id)
     }
 
+    /// (last LSN, id) of who wrote what, ascending; the last one is the volume itself.
+    pub fn writers(&self) -> impl Iterator<Item = (u64, &[u8; 16])> {
+        self.ancestors.iter().map(|(floor, id)| (*floor, id)).chain([(u64::MAX, &self.id)])
+    }
+
     /// What its payloads' checksums are bound to: the volume nonce of who wrote it.
     pub fn nonce_of(&self, lsn: u64) -> u64 {
         crate::codec::u64_at(self.writer_of(lsn), 0)
