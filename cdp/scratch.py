@@ -93,11 +93,11 @@ class ScratchViews:
             self._forget(scratch)
         self._throw_away(scratch)
 
-    def views(self, parent: Entry) -> list[ScratchFacts]:
+    def views(self, parent: Entry) -> tuple[ScratchFacts, ...]:
         """Those of a volume that have an ID, by ID."""
         with self._lock:
             found = [it for (parent_id, _), it in sorted(self._shared.items()) if parent_id == parent.id]
-        return [self._facts(it) for it in found]
+        return tuple(self._facts(it) for it in found)
 
     def release(self, parent: Entry, scratch_id: str, *, force: bool) -> ScratchFacts:
         """Throws a view away. NotFound if there is none; Busy if connections use it and `force` does not say to end them."""
@@ -106,12 +106,11 @@ class ScratchViews:
         if scratch is None:
             raise NotFound(f"{parent.name} has no scratch view {scratch_id[:200]!r}")
         facts = self._facts(scratch)
-        with self._writers.barred(scratch.volume_id, force=force):
-            with self._lock:
-                scratch.entered = False
-                # Who is still negotiating keeps it for as long as that takes; nobody new finds it.
-                idle = self._shared.get((parent.id, scratch_id)) is scratch and not scratch.uses
-                self._forget(scratch)
+        with self._writers.barred(scratch.volume_id, force=force), self._lock:
+            scratch.entered = False
+            # Who is still negotiating keeps it for as long as that takes; nobody new finds it.
+            idle = self._shared.get((parent.id, scratch_id)) is scratch and not scratch.uses
+            self._forget(scratch)
         if idle:
             self._throw_away(scratch)
         return facts

@@ -19,6 +19,7 @@ from cdp import __version__
 from cdp.cli import (
     accept_origin,
     bookmark,
+    clone,
     compact,
     create,
     delete,
@@ -26,6 +27,8 @@ from cdp.cli import (
     rename,
     restore,
     retention,
+    rollback,
+    scratch,
     serve,
     show,
     undelete,
@@ -72,12 +75,17 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("log", log.log),
     ("bookmark", bookmark.bookmark),
     ("restore", restore.restore),
+    ("rollback", rollback.rollback),
+    ("clone", clone.clone),
+    ("scratch", scratch.scratch),
     ("retention", retention.retention),
     ("compact", compact.compact),
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
-_EPILOGS = dict.fromkeys(("log", "bookmark", "restore"), WHEN_HELP) | {"retention": retention.TERMS_HELP}
+_EPILOGS = dict.fromkeys(("log", "bookmark", "restore", "rollback", "clone"), WHEN_HELP) | {
+    "retention": retention.TERMS_HELP
+}
 for _name, _verb in _VERBS:
     app.command(_name, epilog=_EPILOGS.get(_name))(_verb)
 

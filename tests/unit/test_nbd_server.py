@@ -51,6 +51,9 @@ class Disk:
     released: int = 0
     released_in: str = ""
 
+    def enter(self, attach: Callable[[], int]) -> int:
+        return attach()
+
     def release(self) -> None:
         self.released += 1
         self.released_in = threading.current_thread().name
