@@ -3,8 +3,8 @@
 Every call that may wait releases the GIL. Errors are those of `cdp.errors`, one class a kind. Stamps are nanoseconds since 1970 (int).
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol, final
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypedDict, final
 
 class OriginReader(Protocol):
     """What an origin that Python reads (an NBD export, through libnbd) offers to the engine."""
@@ -75,6 +75,16 @@ class Volume:
     def activity(self, since_lsn: int, until_lsn: int) -> list[tuple[int, int, int, int, int]]:
         """(minute since 1970, data records, zero and trim records, raw bytes, stored bytes), of the records after `since_lsn` up to `until_lsn`, ascending."""
 
+    def timeline(
+        self, since_lsn: int, until_lsn: int, length: int
+    ) -> list[tuple[int, int, int, int, int, int | None, int, int | None]]:
+        """By intervals of `length` nanoseconds (stamp of its begin, data records, zero and trim records, raw bytes, stored bytes, distinct bytes or None
+        where there are too many entries to tell, flush points, LSN of the last one), of the records after `since_lsn` up to `until_lsn`, ascending. Silent ones are left out.
+        Invalid if that makes too many."""
+
+    def stamps(self, lsns: list[int]) -> list[tuple[int, int]]:
+        """(LSN, stamp) of those of the records, ascending, that the journal has."""
+
     def flush_points(self, since_lsn: int, until_lsn: int) -> list[int]: ...
     def rollback(self, to_lsn: int) -> int:
         """The live volume becomes what it was at `to_lsn`; durable. The LSN of the rollback. NotFound if that instant cannot be reached."""
@@ -88,6 +98,10 @@ class Volume:
     def reach(self) -> dict[str, Any]:
         """horizon (LSN), horizon_stamp, points: [(LSN, stamp, clock epoch)] ascending."""
 
+    def compact(self, max_bytes: int = 0) -> dict[str, int]:
+        """One cycle of compaction: rewrites the segments below the horizon that give back most until `max_bytes` are free; with 0, those that are at least half dead.
+        segments_in, segments_out, written, freed (bytes of files), dead (bytes that rewriting more would free)."""
+
     def pins(self) -> list[tuple[int, int]]:
         """(LSN, holders) of the instants that open views hold, ascending."""
 
@@ -99,6 +113,15 @@ class Volume:
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[dict[str, int | str | None]]:
         """Checks every byte of the volume's journal and index: findings {file, what, segment, lsn, offset, length, repairable}. `progress(done_bytes, total_bytes)`."""
+
+class Restored(TypedDict):
+    """What `View.restore` did. `cleared_bytes`: made zeros without being written. `faults`: (offset, bytes, why) of what could not be read, the first 1,000."""
+
+    written_bytes: int
+    cleared_bytes: int
+    found_done_bytes: int
+    fault_bytes: int
+    faults: list[tuple[int, int, str]]
 
 @final
 class View:
@@ -112,9 +135,23 @@ class View:
     def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
         """(bytes, zero) from `offset` on, covering `length`."""
 
-    def restore(self, fd: int, progress: Callable[[int, int], None] | None = None, zero_holes: bool = False) -> int:
-        """Writes the view into an open file or device from offset 0: data only, or with `zero_holes` zeros as well. No fsync. Bytes written. An exception from `progress` ends it.
-        Corrupt if a block cannot be read; what could be read is written first."""
+    def restore(
+        self,
+        fd: int,
+        report: Callable[[tuple[int, int, int] | None, int, int], None] | None = None,
+        *,
+        ranges: Sequence[tuple[int, int]] | None = None,
+        done: Sequence[tuple[int, int, int]] = (),
+    ) -> Restored:
+        """Makes the file or device, open for reading and writing and at least as large, hold the view from offset 0 on; writes only where it differs.
+        No fsync. Zeros stand where a block cannot be read.
+
+        `report(stretch, handled_bytes, total_bytes)` is called from this thread; a stretch (start, end, sum) is written when it is told of. An exception ends the work.
+        `done`: stretches of an earlier restore of this instant, ascending; they are checked by their sums. `ranges` (start, end): nothing else may differ."""
+
+    def changed(self, since: View, offset: int, length: int, most: int = ...) -> list[tuple[int, int]]:
+        """(offset, bytes) of what was written in one of the two histories since they parted, inside the range: whole sectors, ascending, neighbours merged. At most `most`, each whole;
+        fewer are all. Between views of one volume, or of volumes that share history (else Invalid). Damaged and lost count as changed."""
 
     def compare(self, fd: int, progress: Callable[[int, int], None] | None = None) -> int | None:
         """The offset of the first byte that differs from the file, or None."""

@@ -1,17 +1,29 @@
-"""`cdp log`: the timeline of a volume."""
+"""`cdp log`: the timeline of a volume.
+
+Invariants:
+- On a terminal no line is longer than it is wide: columns are left out, and long sentences are folded. In a pipe all columns are there, and a thing is one line.
+- Times are printed so that they can be pasted as a WHEN.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from typing import Annotated
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import counted, human_bytes, human_time, print_json, print_table, warn_if_ambiguous
-from cdp.facts import BookmarkFacts, EventFacts, LogFacts, MinuteFacts
+from cdp.cli.output import counted, human_bytes, human_time, print_json, warn_if_ambiguous
+from cdp.facts import BookmarkFacts, EventFacts, FlushFacts, IntervalFacts, LogFacts
 from cdp.when import parse
+
+HEADINGS = ("TIME", "WRITES", "ZEROINGS", "WRITTEN", "STORED", "OVERWRITES", "FLUSHES", "LAST FLUSH")
+_LEAVE_OUT = ("ZEROINGS", "LAST FLUSH", "FLUSHES", "OVERWRITES", "STORED")
+"""What a narrow terminal does without, in this order."""
 
 
 def log(
@@ -20,55 +32,127 @@ def log(
     volume: VolumeArgument,
     since: Annotated[str, typer.Option(metavar="WHEN", help="Where to begin.")] = "oldest",
     until: Annotated[str, typer.Option(metavar="WHEN", help="Where to end.")] = "latest",
+    interval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LENGTH", help="Of a row: 10s, 5m, 1h, 7d. Else one that makes about 40 rows.", show_default=False
+        ),
+    ] = None,
+    flush_points: Annotated[bool, typer.Option("--flush-points", help="List each flush point.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what happened to a volume: writes and flush points by the minute, bookmarks, events, in one timeline (UTC)."""
+    """Show what happened to a volume: what was written, by intervals; flush points, bookmarks and events, in one timeline (UTC)."""
+    from cdp.timeline import parse_interval  # noqa: PLC0415
+
     first, last = parse(since), parse(until)
+    length = parse_interval(interval) if interval is not None else None
     with opened(context, store) as verbs:
-        facts = verbs.log(volume, first, last)
+        facts = verbs.log(volume, first, last, interval=length, list_flushes=flush_points)
     for end in (facts.since, facts.until):
         warn_if_ambiguous(end)
     if as_json:
         print_json(facts)
-    else:
-        _print(facts)
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in lines(facts, width):
+        print(line)
 
 
-def _print(facts: LogFacts) -> None:
-    from cdp.timeline import merge, sparkline  # noqa: PLC0415
+def lines(facts: LogFacts, width: int | None) -> Iterator[str]:
+    """The timeline as text, for a terminal of that width or for a pipe."""
+    from cdp.timeline import interval_text, merge, sparkline  # noqa: PLC0415
 
-    since, until = facts.since, facts.until
-    print(
-        f"{facts.volume.name}: lsn:{since.lsn} ({human_time(since.stamp)}) to lsn:{until.lsn} ({human_time(until.stamp)})"
-    )
-    bars, step = sparkline(facts, max(10, shutil.get_terminal_size().columns - 30))
-    if bars:
-        print(f"written  {bars}  ({step} min a bar)")
-    rows = [
-        (human_time(row.stamp), "-" if row.lsn is None else f"lsn:{row.lsn}", row.kind, describe(row.item))
-        for row in merge(facts)
-    ]
-    if rows:
-        print_table(("TIME", "LSN", "WHAT", "DETAILS"), rows)
-    if facts.flush_points_left_out:
-        print(f"{facts.flush_points_left_out} older flush points are not counted")
+    yield facts.volume.name or facts.volume.id
+    for word, end in (("from", facts.since), ("to", facts.until)):
+        yield f"{word:<4}  {human_time(end.stamp)}  lsn:{end.lsn}"
+    if facts.intervals:
+        bars, step = sparkline(facts, (width or 100) - len("written    28d a bar "))
+        yield f"written  {bars}  {interval_text(step)} a bar"
+    table = _Table([_cells(interval) for interval in facts.intervals], width)
+    if facts.intervals:
+        yield table.line(HEADINGS)
+    for row in merge(facts):
+        if isinstance(row.item, IntervalFacts):
+            yield table.line(_cells(row.item))
+        else:
+            place = f"{human_time(row.stamp)}  lsn:{row.lsn}  "
+            yield from _folded(place + describe(row.item), width)
+    yield from _folded(_in_all(facts), width)
 
 
-def describe(item: MinuteFacts | BookmarkFacts | EventFacts) -> str:
+def describe(item: FlushFacts | BookmarkFacts | EventFacts) -> str:
     """A thing on the timeline in words."""
     match item:
-        case MinuteFacts():
-            parts = [
-                f"{counted(item.data_records, 'write')} ({human_bytes(item.raw_bytes)}, {human_bytes(item.stored_bytes)} stored)"
-                if item.data_records
-                else "",
-                counted(item.zero_records, "zeroing") if item.zero_records else "",
-                counted(item.flush_points, "flush point") if item.flush_points else "",
-            ]
-            return ", ".join(part for part in parts if part)
+        case FlushFacts():
+            return "flush point"
         case BookmarkFacts():
-            return item.name
+            return f"bookmark  {item.name}"
         case EventFacts():
-            details = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in item.details.items())
-            return " ".join((item.event, *details))
+            return "  ".join((item.event, *(_detail(key, value) for key, value in item.details.items())))
+
+
+def _detail(key: str, value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if key == "lsn" or key.endswith("_lsn"):
+            return f"{key}=lsn:{value}"
+        if key == "stamp" or key.endswith("_stamp"):
+            return f"{key.removesuffix('stamp')}time={human_time(value)}"
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
+def _cells(interval: IntervalFacts) -> tuple[str, ...]:
+    return (
+        human_time(interval.stamp).replace(".000000000Z", "Z"),
+        str(interval.data_records),
+        str(interval.zero_records),
+        human_bytes(interval.raw_bytes),
+        _share(interval.stored_bytes, interval.raw_bytes),
+        _share(interval.overwritten_bytes, interval.raw_bytes),
+        str(interval.flush_points),
+        "-" if interval.last_flush_lsn is None else f"lsn:{interval.last_flush_lsn}",
+    )
+
+
+def _share(part: int | None, whole: int) -> str:
+    return "-" if part is None or not whole else f"{100 * part / whole:.0f}%"
+
+
+class _Table:
+    """Rows of cells, in columns that fit."""
+
+    def __init__(self, rows: Sequence[Sequence[str]], width: int | None) -> None:
+        widths = [max(len(cell) for cell in column) for column in zip(HEADINGS, *rows, strict=True)]
+        self._widths = dict(zip(HEADINGS, widths, strict=True))
+        for heading in _LEAVE_OUT:
+            if width is not None and sum(self._widths.values()) + 2 * (len(self._widths) - 1) > width:
+                del self._widths[heading]
+
+    def line(self, cells: Sequence[str]) -> str:
+        named = dict(zip(HEADINGS, cells, strict=True))
+        return "  ".join(
+            named[name].ljust(width) if name == "TIME" else named[name].rjust(width)
+            for name, width in self._widths.items()
+        )
+
+
+def _folded(sentence: str, width: int | None) -> list[str]:
+    if width is None:
+        return [sentence]
+    return textwrap.wrap(sentence, max(width, 20), subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _in_all(facts: LogFacts) -> str:
+    intervals = facts.intervals
+    writes, zeros = sum(it.data_records for it in intervals), sum(it.zero_records for it in intervals)
+    raw, stored = sum(it.raw_bytes for it in intervals), sum(it.stored_bytes for it in intervals)
+    parts = [
+        f"in all: {counted(writes, 'write')} ({human_bytes(raw)}, {human_bytes(stored)} stored)",
+        counted(zeros, "zeroing"),
+        counted(len(facts.flush_points) + facts.flush_points_left_out, "flush point"),
+    ]
+    if facts.flush_points and facts.flush_points_left_out:
+        parts.append(f"of which the newest {len(facts.flush_points)} are listed")
+    if facts.events_left_out:
+        parts.append(f"{counted(facts.events_left_out, 'older event')} not shown")
+    return ", ".join(parts)

@@ -16,7 +16,7 @@ from cdp.retention import tiers
 from cdp.retention.policy import Policy
 from cdp.retention.relief import Relief, relieve
 from cdp.retention.spans import Span
-from cdp.retention.state import SECOND, Facts, Mark, Point
+from cdp.retention.state import MINUTE, SECOND, Facts, Mark, Point
 
 STEPS_MAX = 600 * SECOND
 STEPS_A_WINDOW = 256
@@ -40,6 +40,11 @@ class Plan:
     given_up: tuple[Event, ...] = ()
     drop_marks: tuple[str, ...] = ()
     close_views: tuple[int, ...] = ()
+    cut_stamp: int | None = None
+    """Up to where this plan gives history up for space."""
+
+    gives_way: bool = False
+    """Whether it takes a step for space: the next one has to wait until this one was measured."""
 
     def changes(self, facts: Facts) -> bool:
         """Whether there is anything to do."""
@@ -60,14 +65,21 @@ def plan(policy: Policy, facts: Facts, now: int) -> Plan:
     if step.drop is not None:
         marks = tuple(mark for mark in marks if mark != step.drop)
     horizon = _horizon(policy, facts, step, age_zero)
-    events = [*(_expired(mark) for mark in expired), *_told(policy, facts, step, horizon, age_zero)]
+    events = [*(_expired(mark) for mark in expired), *_told(policy, facts, step, age_zero)]
     return Plan(
         horizon=horizon.lsn,
         points=_points(policy, facts, marks, step, horizon, age_zero),
         given_up=tuple(events),
         drop_marks=tuple(mark.name for mark in (*expired, *((step.drop,) if step.drop else ()))),
         close_views=() if step.close_view is None else (step.close_view,),
+        cut_stamp=_cut(facts, step, horizon),
+        gives_way=step.gives,
     )
+
+
+def due(policy: Policy, now: int) -> tuple[int | None, int]:
+    """What has to change with the time `now`, in stamps, before another plan can come to another end, while space suffices."""
+    return _since(policy.every_write, now), now // MINUTE
 
 
 def _split(marks: tuple[Mark, ...], now: int) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
@@ -110,7 +122,7 @@ def _expired(mark: Mark) -> Event:
     return Event("bookmark-expired", {"name": mark.name, "lsn": mark.lsn, "stamp": mark.stamp})
 
 
-def _told(policy: Policy, facts: Facts, step: Relief, horizon: Point, now: int) -> list[Event]:
+def _told(policy: Policy, facts: Facts, step: Relief, now: int) -> list[Event]:
     """Conditions are told when they begin and when they end; what happens once is told each time."""
     space = facts.space
     why: dict[str, str | int | None] = {"used": space.used, "soft": space.soft, "hard": space.hard}
@@ -124,15 +136,21 @@ def _told(policy: Policy, facts: Facts, step: Relief, horizon: Point, now: int) 
     if step.drop is not None:
         lost = step.drop
         found.append(Event("bookmark-given-up", {"name": lost.name, "lsn": lost.lsn, "stamp": lost.stamp, **why}))
-    return found if step.gives else found + _ended(policy, facts, horizon, now)
+    return found if step.gives else found + _ended(policy, facts, now)
 
 
-def _ended(policy: Policy, facts: Facts, horizon: Point, now: int) -> list[Event]:
-    oldest = min((*facts.points, horizon), key=lambda point: point.lsn)
+def _ended(policy: Policy, facts: Facts, now: int) -> list[Event]:
     found = []
-    if facts.minimum_broken and oldest.stamp <= now - policy.minimum * SECOND:
-        found.append(Event("minimum-holds", {"oldest_lsn": oldest.lsn}))
+    if facts.minimum_broken and facts.cut_stamp <= now - policy.minimum * SECOND:
+        found.append(Event("minimum-holds", {"minimum_seconds": policy.minimum}))
     promised = policy.promised
-    if facts.shortened and promised is not None and oldest.stamp <= now - promised * SECOND:
-        found.append(Event("history-whole", {"oldest_lsn": oldest.lsn}))
+    if facts.shortened and promised is not None and facts.cut_stamp <= now - promised * SECOND:
+        found.append(Event("history-whole", {"promised_seconds": promised}))
     return found
+
+
+def _cut(facts: Facts, step: Relief, horizon: Point) -> int | None:
+    if not step.floor:
+        return None
+    cut = [point.stamp for point in (*facts.points, horizon) if point.lsn <= step.floor]
+    return max(cut, default=None)

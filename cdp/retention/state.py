@@ -99,3 +99,5 @@ class Facts:
     """The timeline says that history was given up for space, and not yet that it reaches back as promised again."""
     minimum_broken: bool = False
     """The same of the guaranteed minimum."""
+    cut_stamp: int = 0
+    """Up to where history was given up for space last; the horizon's stamp where nobody remembers."""

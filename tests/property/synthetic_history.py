@@ -36,6 +36,7 @@ class Synthetic:
     pins: list[Pin] = field(default_factory=list)
     shortened: bool = False
     minimum_broken: bool = False
+    cut_stamp: int = 0
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -84,6 +85,7 @@ class Synthetic:
             history=self,
             shortened=self.shortened,
             minimum_broken=self.minimum_broken,
+            cut_stamp=self.cut_stamp,
         )
 
     def apply(self, plan: Plan) -> None:
@@ -99,6 +101,7 @@ class Synthetic:
         told = [event.event for event in plan.given_up]
         self.shortened = (self.shortened or "history-shortened" in told) and "history-whole" not in told
         self.minimum_broken = (self.minimum_broken or "minimum-broken" in told) and "minimum-holds" not in told
+        self.cut_stamp = self.cut_stamp if plan.cut_stamp is None else plan.cut_stamp
         self.log += told
 
     def needed(self) -> int:

@@ -130,12 +130,17 @@ def test_bookmarks_stay_until_they_expire(
 @given(policies(), BURSTS, st.data())
 def test_pins_change_no_promise(policy: Policy, bursts: list[tuple[int, int, int, int]], data: st.DataObject) -> None:
     history, now = Synthetic(START), START
+    pinned: set[int] = set()
     for one in bursts:
         now = burst(history, now, *one)
         reachable = [record.lsn for record in history.records if history.reachable(record.lsn)]
         history.pins = [Pin(data.draw(st.sampled_from(reachable)), "view")]
+        pinned.add(history.pins[0].lsn)
         history.apply(plan(policy, history.facts(), now))
-        assert history.points - {pin.lsn for pin in history.pins} <= ideal_points(history, widths(policy, now), now)
+        ideal = ideal_points(history, widths(policy, now), now)
+        # A point that was kept for a pin may stay for a bucket that would have none: more than promised, never less.
+        assert ideal <= history.points
+        assert history.points - pinned <= ideal
         assert history.reachable(history.pins[0].lsn)
         assert not plan(policy, history.facts(), now).changes(history.facts())
 

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp import marks
-from cdp.facts import BookmarkFacts, EventFacts, FlushFacts, InstantFacts, LogFacts, MinuteFacts, VolumeFacts
-from cdp.timeline import MINUTE, merge, minutes, sparkline
+from cdp.cli.log import HEADINGS, lines
+from cdp.errors import Invalid
+from cdp.facts import BookmarkFacts, EventFacts, FlushFacts, InstantFacts, IntervalFacts, LogFacts, VolumeFacts
+from cdp.timeline import ROWS_MAX, interval_for, interval_text, merge, parse_interval, sparkline
+from cdp.when import SECOND, parse
+
+MINUTE = 60 * SECOND
 
 
 def log_of(
-    activity: tuple[MinuteFacts, ...] = (),
+    intervals: tuple[IntervalFacts, ...] = (),
     bookmarks: tuple[BookmarkFacts, ...] = (),
     events: tuple[EventFacts, ...] = (),
+    flushes: tuple[FlushFacts, ...] = (),
 ) -> LogFacts:
     ends = InstantFacts(0, 0, 0)
-    return LogFacts(VolumeFacts("0" * 32, "ok", "disk"), ends, ends, activity, (), 0, bookmarks, events)
+    volume = VolumeFacts("0" * 32, "ok", "disk")
+    return LogFacts(volume, ends, ends, 60, intervals, flushes, 0, bookmarks, events, 0)
 
 
-def minute(number: int, raw_bytes: int) -> MinuteFacts:
-    return MinuteFacts(number * MINUTE, 1, 0, raw_bytes, raw_bytes, 0)
+def minute(number: int, raw_bytes: int) -> IntervalFacts:
+    return IntervalFacts(number * MINUTE, 1, 0, raw_bytes, raw_bytes // 3, raw_bytes // 10, 1, 77)
 
 
 def test_the_newest_bookmark_of_a_name_counts() -> None:
@@ -73,14 +81,29 @@ def test_no_control_record_breaks_the_reader(controls: list[tuple[int, int, byte
     assert len(marks.events(controls)) <= len(controls)
 
 
-def test_flush_points_are_counted_in_their_minutes() -> None:
-    activity = [(5, 10, 1, 4096, 2048), (7, 1, 0, 512, 512)]
-    flushes = [FlushFacts(1, 5 * MINUTE), FlushFacts(2, 6 * MINUTE - 1), FlushFacts(3, 6 * MINUTE)]
-    assert minutes(activity, flushes) == (
-        MinuteFacts(5 * MINUTE, 10, 1, 4096, 2048, 2),
-        MinuteFacts(6 * MINUTE, 0, 0, 0, 0, 1),
-        MinuteFacts(7 * MINUTE, 1, 0, 512, 512, 0),
-    )
+def test_an_interval_is_read_as_it_is_printed() -> None:
+    for text in ("1s", "10s", "90s", "1m", "5m", "90m", "1h", "36h", "1d", "28d"):
+        assert interval_text(parse_interval(text)) == text
+    assert interval_text(parse_interval("120s")) == "2m"
+    for wrong in ("", "0s", "5", "5w", "-5m", "1.5h", "٣s", "5m5s", "36526d", "9" * 20 + "s"):
+        with pytest.raises(Invalid):
+            parse_interval(wrong)
+
+
+@given(st.integers(0, 10**20))
+def test_we_choose_an_interval_that_makes_a_screen_of_rows(span: int) -> None:
+    seconds = interval_for(span)
+    assert seconds * SECOND * ROWS_MAX >= span
+    assert parse_interval(interval_text(seconds)) == seconds
+    # And not many fewer, but where even the shortest interval is long for so little.
+    assert seconds == 1 or span > seconds * SECOND * 3
+
+
+def test_five_minutes_are_shown_by_ten_seconds_and_a_year_by_weeks_or_so() -> None:
+    assert interval_for(5 * MINUTE) == 10
+    assert interval_for(60 * MINUTE) == 120
+    assert interval_for(24 * 60 * MINUTE) == 3600
+    assert interval_for(365 * 24 * 60 * MINUTE) == 28 * 86400
 
 
 def test_rows_are_in_the_order_of_time_and_a_minute_comes_before_what_is_in_it() -> None:
@@ -100,9 +123,9 @@ def test_rows_are_in_the_order_of_time_and_a_minute_comes_before_what_is_in_it()
 
 
 def test_a_sparkline_shows_silence_little_and_much() -> None:
-    assert sparkline(log_of((minute(10, 1), minute(12, 1000), minute(13, 500))), 80) == ("▁ █▄", 1)
-    assert sparkline(log_of(), 80) == ("", 1)
-    assert sparkline(log_of((minute(10, 0),)), 80) == (" ", 1)
+    assert sparkline(log_of((minute(10, 1), minute(12, 1000), minute(13, 500))), 80) == ("▁ █▄", 60)
+    assert sparkline(log_of(), 80) == ("", 60)
+    assert sparkline(log_of((minute(10, 0),)), 80) == (" ", 60)
 
 
 @given(st.dictionaries(st.integers(0, 600_000), st.integers(1, 10**12), min_size=1), st.integers(1, 300))
@@ -110,5 +133,42 @@ def test_a_sparkline_fits_and_no_written_minute_looks_silent(written: dict[int, 
     bars, step = sparkline(log_of(tuple(minute(m, written[m]) for m in sorted(written))), columns)
     first = min(written)
     assert len(bars) <= columns
-    assert {(m - first) // step for m in written} == {place for place, bar in enumerate(bars) if bar != " "}
+    assert {(m - first) // (step // 60) for m in written} == {place for place, bar in enumerate(bars) if bar != " "}
     assert "█" in bars
+
+
+def long_log() -> LogFacts:
+    details = {"path": "/a-folder/with a long name/" + "x" * 90, "size": 1 << 40, "cut_lsn": 17, "seen_stamp": MINUTE}
+    return log_of(
+        tuple(minute(n, 10**n) for n in range(1, 16)),
+        (BookmarkFacts("before-the-" + "very-" * 20 + "big-upgrade", 9, 3 * MINUTE, 0),),
+        (EventFacts(8, 3 * MINUTE, "origin-accepted", details),),
+        (FlushFacts(7, 2 * MINUTE + 1),),
+    )
+
+
+@pytest.mark.parametrize("width", [30, 50, 60, 80, 100, 200])
+def test_no_line_is_longer_than_the_terminal(width: int) -> None:
+    printed = list(lines(long_log(), width))
+    # The narrowest is for time, writes and bytes.
+    assert max(len(line) for line in printed[:3]) <= 60
+    assert max(len(line) for line in printed[3:]) <= max(width, 41)
+    assert "LAST FLUSH" in " ".join(printed) or width < 100
+
+
+def test_a_pipe_gets_everything_and_a_thing_a_line() -> None:
+    log = long_log()
+    printed = list(lines(log, None))
+    (heading,) = [line for line in printed if line.startswith("TIME")]
+    assert all(name in heading for name in HEADINGS)
+    assert len(printed) == 3 + 1 + 1 + len(merge(log)) + 1
+    assert any(
+        line.endswith("size=1099511627776  cut_lsn=lsn:17  seen_time=1970-01-01T00:01:00.000000000Z")
+        for line in printed
+    )
+
+
+def test_what_is_printed_can_be_pasted_as_a_when() -> None:
+    rows = [line.split()[0] for line in lines(long_log(), None) if line.startswith("1970")]
+    assert len(rows) == 18
+    assert {str(parse(time)) for time in rows} >= {str(parse("1970-01-01T00:03:00Z"))}

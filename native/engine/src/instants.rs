@@ -1,9 +1,8 @@
-//! From a time or a number to an instant, and what the timeline says between two of them.
+//! From a time or a number to an instant.
 
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::index::activity::{Activity, Tally};
 use crate::index::memtable::Memtable;
 use crate::index::sealed::Sealed;
 use crate::journal::manifest::PointItem;
@@ -22,11 +21,12 @@ pub struct Instant {
 }
 
 /// A segment's part of the journal, sealed or not.
-struct Stretch {
-    segment: u32,
-    first: (u64, u64),
-    last: (u64, u64),
-    clock_epoch: u32,
+pub(crate) struct Stretch {
+    pub segment: u32,
+    /// (LSN, stamp).
+    pub first: (u64, u64),
+    pub last: (u64, u64),
+    pub clock_epoch: u32,
 }
 
 impl Volume {
@@ -156,7 +156,7 @@ impl Volume {
         }
     }
 
-    fn stamp_in(&self, stretch: &Stretch, lsn: u64) -> Result<Option<u64>> {
+    pub(crate) fn stamp_in(&self, stretch: &Stretch, lsn: u64) -> Result<Option<u64>> {
         if let Some(&(_, stamp)) = [stretch.first, stretch.last].iter().find(|known| known.0 == lsn) {
             return Ok(Some(stamp));
         }
@@ -165,7 +165,7 @@ impl Volume {
     }
 
     /// Ascending by LSN.
-    fn stretches(&self) -> Vec<Stretch> {
+    pub(crate) fn stretches(&self) -> Vec<Stretch> {
         // From the active table up: what moves on meanwhile is then seen twice, never missed.
         let active = self.index.with_active(stretch_of);
         let tables = self.index.frozen();
@@ -189,38 +189,6 @@ impl Volume {
         let oldest = self.oldest();
         let range = format!("LSN {} to {lsn}, stamps {} to {}", oldest.lsn, oldest.stamp.0, stamp.0);
         Error::new(Kind::NotFound, format!("{why}; what can be reached: {range}"))
-    }
-
-    /// What the records after `since` up to `until` wrote, by minute, ascending.
-    pub fn activity(&self, since: Lsn, until: Lsn) -> Result<Vec<Activity>> {
-        let mut tally = Tally::default();
-        for stretch in self.stretches().iter().filter(|s| s.first.0 <= until.0 && s.last.0 > since.0) {
-            let whole = stretch.first.0 > since.0 && stretch.last.0 <= until.0;
-            let lsns = since.0 + 1..=until.0;
-            let files = &self.index.files;
-            let of_sealed = |sealed: &Sealed| match whole {
-                true => sealed.activity(files),
-                false => Ok(sealed.table(files)?.activity_of(lsns.clone())),
-            };
-            let of_table = |table: &Memtable| table.activity_of(lsns.clone());
-            let rows: Vec<Activity> = self.index.ask(stretch.segment, of_table, of_sealed)?;
-            rows.into_iter().for_each(|row| tally.add(row));
-        }
-        Ok(tally.rows().collect())
-    }
-
-    /// LSNs that a FLUSH or FUA made durable, in `since..=until`, ascending.
-    pub fn flush_points(&self, since: Lsn, until: Lsn) -> Result<Vec<Lsn>> {
-        let mut points = Vec::new();
-        for stretch in &self.stretches() {
-            let files = &self.index.files;
-            let of_table = |table: &Memtable| table.flush_points.clone();
-            let part = self.index.ask(stretch.segment, of_table, |sealed| sealed.flush_points(files))?;
-            points.extend(part.into_iter().filter(|&lsn| since.0 <= lsn && lsn <= until.0).map(Lsn));
-        }
-        points.sort_unstable();
-        points.dedup();
-        Ok(points)
     }
 }
 

@@ -6,8 +6,10 @@
 //! [`storage::Storage`] and [`origin::Origin`]. The files are described in docs/format.md.
 
 mod append;
+pub mod changed;
 mod checkpoint;
 mod codec;
+pub mod compact;
 mod durable;
 pub mod error;
 mod faults;
@@ -16,6 +18,7 @@ pub mod instants;
 pub mod journal;
 mod lz4;
 mod maintain;
+mod merge;
 mod opening;
 pub mod options;
 pub mod origin;
@@ -27,11 +30,14 @@ pub mod restore;
 mod ring;
 mod rollback;
 pub mod storage;
+pub mod timeline;
 pub mod units;
 pub mod verify;
+mod verify_runs;
 pub mod view;
 pub mod volume;
 
+pub use changed::Change;
 pub use error::{Error, Kind, Result};
 pub use instants::Instant;
 pub use options::{Maintenance, Options};

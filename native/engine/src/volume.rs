@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::compact::background::Background;
 use crate::durable::Durability;
 use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
@@ -59,6 +60,12 @@ pub struct Volume {
     pub(crate) controls: Mutex<Vec<Control>>,
     /// Which instants there are, and who holds which.
     pub(crate) reach: Mutex<Reach>,
+    /// The next ids of segments, checkpoints and runs when it was opened: files from there on may be in the making.
+    pub(crate) opening_ids: [u32; 3],
+    pub(crate) compaction: Mutex<()>,
+    pub(crate) background: Background,
+    /// Of compaction: when it last gave way, and the next LSN then.
+    pub(crate) pace: Mutex<(u64, u64)>,
     pub(crate) maintenance: Mutex<()>,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
     pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -83,6 +90,11 @@ pub struct Status {
     pub was_clean: bool,
     pub cached_extents: usize,
     pub cached_bytes: usize,
+    /// Bytes of tables of index files in memory.
+    pub table_bytes: usize,
+    /// Leaves and shards that were looked up past the cache, and files of the index that were asked for them.
+    pub looks: u64,
+    pub places: u64,
 }
 
 impl Volume {
@@ -198,8 +210,10 @@ impl Volume {
             return Ok(());
         }
         self.ring.close(Error::new(Kind::Closed, "the volume is closed"));
+        self.background.stop();
         let result = if self.read_only { Ok(()) } else { self.finish() };
         self.stop_maintenance();
+        self.background.join();
         // Nobody writes into the folder any more before the lock is let go.
         if let Some(thread) = self.maintenance_thread.lock().take() {
             let _ = thread.join();
@@ -233,6 +247,9 @@ impl Volume {
             was_clean: self.was_clean,
             cached_extents: cache.extents,
             cached_bytes: cache.bytes,
+            table_bytes: cache.table_bytes,
+            looks: cache.looks,
+            places: cache.places,
         }
     }
 
@@ -254,8 +271,9 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // Without `close` this is what a kill leaves; only the thread has to go.
+        // Without `close` this is what a kill leaves; only the threads have to go.
         self.stop_maintenance();
+        self.background.stop();
     }
 }
 
@@ -281,7 +299,9 @@ impl Found {
         read_only: bool,
     ) -> Arc<Volume> {
         let Content { id, size, created, .. } = self.manifest.content;
-        let files = Files::new(storage.clone(), options.files);
+        let files = Files::new(storage.clone(), &options, read_only);
+        let state = &self.manifest.content.state;
+        let opening_ids = [self.manifest.content.next_segment().0, state.next_checkpoint, state.next_run];
         let faults = self.parts.faults.clone();
         let bounds = (options.ring_bytes, options.ring_requests);
         Arc::new(Volume {
@@ -302,6 +322,10 @@ impl Found {
             closed: AtomicBool::new(false),
             faults,
             controls: Mutex::new(self.controls),
+            opening_ids,
+            compaction: Mutex::new(()),
+            background: Background::default(),
+            pace: Mutex::new((0, 0)),
             maintenance: Mutex::new(()),
             maintenance_wake: Arc::default(),
             maintenance_thread: Mutex::new(None),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cdp_engine::storage::Disk;
+use cdp_engine::timeline::Interval;
 use cdp_engine::{Error, Instant, Lsn, Options, Stamp, Volume, Zeroing};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -32,6 +33,8 @@ pub fn create(py: Python<'_>, folder: &str, volume_id: &[u8], size: u64, created
 
 /// Minute, data records, zero and trim records, raw bytes, stored bytes.
 type ActivityRow = (u64, u64, u64, u64, u64);
+/// Begin, data records, zero and trim records, raw, stored and distinct bytes, flush points, the last of them.
+type IntervalRow = (u64, u64, u64, u64, u64, Option<u64>, u64, Option<u64>);
 
 #[pyclass(name = "Instant", module = "cdp._native", frozen, get_all)]
 pub struct PyInstant {
@@ -189,6 +192,22 @@ impl PyVolume {
         Ok(points.into_iter().map(|lsn| lsn.0).collect())
     }
 
+    fn timeline(&self, py: Python<'_>, since_lsn: u64, until_lsn: u64, length: u64) -> PyResult<Vec<IntervalRow>> {
+        let rows = py.detach(|| self.volume.timeline(Lsn(since_lsn), Lsn(until_lsn), length)).map_err(raise)?;
+        let row = |it: &Interval| {
+            let last_flush = it.last_flush.map(|lsn| lsn.0);
+            let (records, bytes) = ((it.data_records, it.zero_records), (it.raw_bytes, it.stored_bytes));
+            (it.stamp, records.0, records.1, bytes.0, bytes.1, it.distinct_bytes, it.flush_points, last_flush)
+        };
+        Ok(rows.iter().map(row).collect())
+    }
+
+    fn stamps(&self, py: Python<'_>, lsns: Vec<u64>) -> PyResult<Vec<(u64, u64)>> {
+        let lsns: Vec<Lsn> = lsns.into_iter().map(Lsn).collect();
+        let found = py.detach(|| self.volume.stamps(&lsns)).map_err(raise)?;
+        Ok(found.into_iter().map(|(lsn, stamp)| (lsn.0, stamp.0)).collect())
+    }
+
     fn rollback(&self, py: Python<'_>, to_lsn: u64) -> PyResult<u64> {
         py.detach(|| self.volume.rollback(Lsn(to_lsn))).map(|lsn| lsn.0).map_err(raise)
     }
@@ -209,6 +228,18 @@ impl PyVolume {
         facts.set_item("horizon", horizon.lsn.0)?;
         facts.set_item("horizon_stamp", horizon.stamp)?;
         facts.set_item("points", points)?;
+        Ok(facts)
+    }
+
+    #[pyo3(signature = (max_bytes = 0))]
+    fn compact<'py>(&self, py: Python<'py>, max_bytes: u64) -> PyResult<Bound<'py, PyDict>> {
+        let done = py.detach(|| self.volume.compact(max_bytes, &mut |_| Ok(()))).map_err(raise)?;
+        let facts = PyDict::new(py);
+        facts.set_item("segments_in", done.segments_in)?;
+        facts.set_item("segments_out", done.segments_out)?;
+        facts.set_item("written", done.written)?;
+        facts.set_item("freed", done.freed)?;
+        facts.set_item("dead", done.dead)?;
         Ok(facts)
     }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::journal::batch::RecordKind;
 use crate::units::SECTOR;
 
-const MINUTE: u64 = 60_000_000_000;
+/// In nanoseconds.
+pub const MINUTE: u64 = 60_000_000_000;
 
 /// What was written in one minute (of Unix time).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
