@@ -29,6 +29,18 @@ def decode_control(lsn: int, stamp: int, text: bytes) -> Control:
     return Control(lsn, stamp, text, fields if isinstance(fields, dict) else None)
 
 
+def rollback_control(lsn: int, stamp: int, back: int) -> Control:
+    """A rollback, as CTRL has it: the record itself has no payload."""
+    return decode_control(lsn, stamp, b'{"type":"rollback","to":%d}' % back)
+
+
+def rolled_back_to(control: Control) -> int | None:
+    """The LSN that a rollback in CTRL goes back to; None for any other record."""
+    fields = control.fields
+    back = fields.get("to") if fields and fields.get("type") == "rollback" else None
+    return back if isinstance(back, int) and back >= 0 else None
+
+
 def resized_to(control: Control) -> int | None:
     """The size in bytes that a resize sets; None where the record is no valid resize."""
     fields = control.fields

@@ -57,6 +57,8 @@ def _compare_item(index: IndexFile, segment: Segment, expected: Expected) -> Non
     if expected.lost or first is None or last is None:
         return
     if item.compacted:  # its LSNs and stamps are those of the segments that it replaced
+        if item.entries not in (0, expected.entries):
+            index.complain(f"the manifest says {item.entries} entries, the batches {expected.entries}")
         if not item.first_lsn <= first.lsn <= last.lsn <= item.last_lsn:
             index.complain(f"LSNs {first.lsn} to {last.lsn}, the manifest says {item.first_lsn} to {item.last_lsn}")
         return

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cdp.salvage.batch import CONTROL, ROLLBACK, Entry, PayloadError
-from cdp.salvage.controls import Control, bookmarks_of, decode_control, resized_to
+from cdp.salvage.controls import Control, bookmarks_of, decode_control, resized_to, rollback_control, rolled_back_to
 from cdp.salvage.indexed import Indexed
 from cdp.salvage.items import Manifest, Mark
 from cdp.salvage.lineage import Jump, Lineage, Path, path_of
@@ -72,7 +72,7 @@ class History:
 
     @property
     def controls(self) -> list[Control]:
-        """The control records of this timeline."""
+        """The control records of this timeline, and its rollbacks as an index writes them."""
         return [control for control in self.controls_stored if self.lineage.exists(control.lsn)]
 
     def bookmarks(self) -> dict[str, int]:
@@ -110,14 +110,18 @@ def read_history(
 def _read_piece(history: History, piece: Piece, report: Report) -> None:
     if isinstance(piece, Indexed):
         for lsn, stamp, text in piece.controls:
-            _add_control(history, piece.segment, decode_control(lsn, stamp, text), report)
+            control = decode_control(lsn, stamp, text)
+            _add_control(history, piece.segment, control, report)
+            if (back := rolled_back_to(control)) is not None:
+                _add_rollback(history, piece.segment, lsn, back, report)
     first = above = last = None
     for entry in piece.entries():
         if entry.kind == CONTROL:
             _read_control(history, piece.segment, entry, report)
+        elif entry.kind == ROLLBACK:
+            _add_control(history, piece.segment, rollback_control(entry.lsn, entry.stamp, entry.start), report)
+            _add_rollback(history, piece.segment, entry.lsn, entry.start, report)
         if history.lineage.exists(entry.lsn):
-            if entry.kind == ROLLBACK:
-                _add_rollback(history, piece.segment, entry, report)
             first, last = first or entry, entry
             above = above or (entry if entry.lsn > history.horizon.lsn else None)
     if first is not None and last is not None:
@@ -142,12 +146,12 @@ def _tick(history: History, clock_epoch: int, first_stamp: int, last_stamp: int 
     clock.ended = max(clock.ended, first_stamp, last_stamp)
 
 
-def _add_rollback(history: History, segment: Segment, entry: Entry, report: Report) -> None:
-    if entry.start < entry.lsn:
-        history.rollbacks.append((entry.lsn, entry.start))
-        return
-    text = f"a rollback to LSN {entry.start}, which is not before it: left out"
-    report.damage(segment.name, text, segment=segment.item.id, lsn=entry.lsn)
+def _add_rollback(history: History, segment: Segment, lsn: int, back: int, report: Report) -> None:
+    if back >= lsn:
+        text = f"a rollback to LSN {back}, which is not before it: left out"
+        report.damage(segment.name, text, segment=segment.item.id, lsn=lsn)
+    elif history.lineage.exists(lsn):
+        history.rollbacks.append((lsn, back))
 
 
 def _read_control(history: History, segment: Segment, entry: Entry, report: Report) -> None:
