@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::full::RESERVE;
 use crate::index::checkpoint::{self, Builder};
 use crate::index::footer::{self, Site};
 use crate::index::map::At;
@@ -197,7 +198,7 @@ impl Volume {
         let names = self.storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
         let known = |name: &String| {
             named.contains(name)
-                || matches!(name.as_str(), "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock")
+                || matches!(name.as_str(), "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock" | RESERVE)
         };
         for name in names.into_iter().filter(|name| !known(name)) {
             let what = "no manifest names this file; the next writer removes it if it is a crash's".to_owned();
