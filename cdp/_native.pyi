@@ -98,6 +98,10 @@ class Volume:
     def reach(self) -> dict[str, Any]:
         """horizon (LSN), horizon_stamp, points: [(LSN, stamp, clock epoch)] ascending."""
 
+    def compact(self, max_bytes: int = 0) -> dict[str, int]:
+        """One cycle of compaction: rewrites the segments below the horizon that give back most until `max_bytes` are free; with 0, those that are at least half dead.
+        segments_in, segments_out, written, freed (bytes of files), dead (bytes that rewriting more would free)."""
+
     def pins(self) -> list[tuple[int, int]]:
         """(LSN, holders) of the instants that open views hold, ascending."""
 
@@ -130,6 +134,10 @@ class View:
 
     def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
         """(bytes, zero) from `offset` on, covering `length`."""
+
+    def changed(self, since: View, offset: int, length: int, most: int = ...) -> list[tuple[int, int]]:
+        """(offset, bytes) of what was written in one of the two histories since they parted, inside the range: whole sectors, ascending, neighbours merged. At most `most`, each whole;
+        fewer are all. Between views of one volume, or of volumes that share history (else Invalid). Damaged and lost count as changed."""
 
     def restore(self, fd: int, progress: Callable[[int, int], None] | None = None, zero_holes: bool = False) -> int:
         """Writes the view into an open file or device from offset 0: data only, or with `zero_holes` zeros as well. No fsync. Bytes written. An exception from `progress` ends it.

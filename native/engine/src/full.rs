@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::gate::{Permit, Waiter};
-use crate::index::checkpoint;
+use crate::index::files::Named;
 use crate::journal::manifest::Content;
-use crate::journal::segment::file_name;
 use crate::journal::writer::journal_bytes;
 use crate::request::{Piece, Request};
-use crate::space::{Class, FullPolicy, Named, Space};
+use crate::space::{Class, FullPolicy, Space};
 use crate::storage::Storage;
 use crate::units::Lsn;
 use crate::volume::Volume;
@@ -184,10 +183,19 @@ impl Volume {
         true
     }
 
+    /// A cycle found the disk full: the next one has the reserve.
+    pub(crate) fn no_room_to_compact(&self, error: &Error) {
+        if error.kind == Kind::NoSpace {
+            self.give_reserve_up();
+        }
+    }
+
     /// Tries to get the reserve back that was given up. None if none was.
     pub(crate) fn take_reserve_back(&self) -> Option<bool> {
         let mut given_up = self.reserve.lock();
         let before = (*given_up)?;
+        // Not out of the hands of who makes room with it.
+        let Some(_nobody_compacts) = self.compaction.try_lock() else { return Some(false) };
         // What used a part of it may stay: so in time a smaller one will do.
         let made = self.make_reserve((before - before / RESERVE_SHARE).max(RESERVE_MIN)).is_ok();
         if made {
@@ -244,11 +252,12 @@ impl Volume {
 /// The files that have more names than this volume's. One that is missing has none.
 fn shared_files(storage: &dyn Storage, content: &Content) -> Result<HashSet<Named>> {
     let sealed = content.segments.values().filter(|s| s.sealed);
-    let segments = sealed.map(|s| (Named::Segment(s.id.0), file_name(s.id)));
-    let checkpoints = content.checkpoints.keys().map(|&id| (Named::Checkpoint(id), checkpoint::file_name(id)));
-    let runs = content.runs.keys().map(|&id| (Named::Run(id), format!("run-{id:08x}")));
+    let segments = sealed.map(|s| Named::Segment(s.id.0));
+    let checkpoints = content.checkpoints.keys().map(|&id| Named::Checkpoint(id));
+    let runs = content.runs.keys().map(|&id| Named::Run(id));
     let mut shared = HashSet::new();
-    for (name, file) in segments.chain(checkpoints).chain(runs) {
+    for name in segments.chain(checkpoints).chain(runs) {
+        let file = name.file_name();
         match storage.links(&file) {
             Ok(links) if links > 1 => drop(shared.insert(name)),
             Ok(_) => {}

@@ -6,8 +6,10 @@
 //! [`storage::Storage`] and [`origin::Origin`]. The files are described in docs/format.md.
 
 mod append;
+pub mod changed;
 mod checkpoint;
 mod codec;
+pub mod compact;
 mod durable;
 pub mod error;
 mod faults;
@@ -18,6 +20,7 @@ pub mod instants;
 pub mod journal;
 mod lz4;
 mod maintain;
+mod merge;
 mod opening;
 pub mod options;
 pub mod origin;
@@ -33,9 +36,11 @@ pub mod storage;
 pub mod timeline;
 pub mod units;
 pub mod verify;
+mod verify_runs;
 pub mod view;
 pub mod volume;
 
+pub use changed::Change;
 pub use error::{Error, Kind, Result};
 pub use full::{Offer, Settled, Waiting};
 pub use gate::{Permit, Waiter};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::index::files::Named;
 use crate::journal::manifest::{Content, Edit};
 use crate::units::PAGE;
 
@@ -128,14 +129,6 @@ impl Marks {
         let seconds = bytes as f64 / RATE_HALFWAY * debt / (1.0 - debt).max(1e-6);
         Verdict::Slow(Duration::from_secs_f64(seconds.min(DELAY_MAX)))
     }
-}
-
-/// A file that may be shared with another volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Named {
-    Segment(u32),
-    Checkpoint(u32),
-    Run(u32),
 }
 
 #[derive(Default)]

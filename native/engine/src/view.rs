@@ -33,7 +33,7 @@ pub struct Fault {
 #[derive(Clone)]
 pub struct View {
     volume: Arc<Volume>,
-    at: At,
+    pub(crate) at: At,
     /// Keeps the instant; the live volume needs none.
     pin: Option<Pin>,
 }
@@ -109,7 +109,7 @@ impl View {
     }
 
     /// Gone once the instant was taken away from those who look at it.
-    fn check_held(&self) -> Result<()> {
+    pub(crate) fn check_held(&self) -> Result<()> {
         match &self.pin {
             Some(pin) if pin.is_revoked() => {
                 Err(Error::new(Kind::Io, "the journal was full, and this instant was given up to make room"))
@@ -118,7 +118,7 @@ impl View {
         }
     }
 
-    fn check(&self, offset: u64, bytes: u64) -> Result<()> {
+    pub(crate) fn check(&self, offset: u64, bytes: u64) -> Result<()> {
         self.check_held()?;
         if self.volume.is_closed() {
             return Err(Error::new(Kind::Closed, "the volume is closed"));

@@ -66,6 +66,9 @@ pub struct Volume {
     pub(crate) controls: Mutex<Vec<Control>>,
     /// Which instants there are, and who holds which.
     pub(crate) reach: Mutex<Reach>,
+    /// The next ids of segments, checkpoints and runs when it was opened: files from there on may be in the making.
+    pub(crate) opening_ids: [u32; 3],
+    pub(crate) compaction: Mutex<()>,
     pub(crate) maintenance: Mutex<()>,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
     pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -90,6 +93,11 @@ pub struct Status {
     pub was_clean: bool,
     pub cached_extents: usize,
     pub cached_bytes: usize,
+    /// Bytes of tables of index files in memory.
+    pub table_bytes: usize,
+    /// Leaves and shards that were looked up past the cache, and files of the index that were asked for them.
+    pub looks: u64,
+    pub places: u64,
 }
 
 impl Volume {
@@ -250,6 +258,9 @@ impl Volume {
             was_clean: self.was_clean,
             cached_extents: cache.extents,
             cached_bytes: cache.bytes,
+            table_bytes: cache.table_bytes,
+            looks: cache.looks,
+            places: cache.places,
         }
     }
 
@@ -301,7 +312,9 @@ impl Found {
         read_only: bool,
     ) -> Arc<Volume> {
         let Content { id, size, created, .. } = self.manifest.content;
-        let files = Files::new(storage.clone(), options.files);
+        let files = Files::new(storage.clone(), &options, read_only);
+        let state = &self.manifest.content.state;
+        let opening_ids = [self.manifest.content.next_segment().0, state.next_checkpoint, state.next_run];
         let faults = self.parts.faults.clone();
         let bounds = (options.ring_bytes, options.ring_requests);
         let gate = self.gate(&*storage, &options);
@@ -325,6 +338,8 @@ impl Found {
             closed: AtomicBool::new(false),
             faults,
             controls: Mutex::new(self.controls),
+            opening_ids,
+            compaction: Mutex::new(()),
             maintenance: Mutex::new(()),
             maintenance_wake: Arc::default(),
             maintenance_thread: Mutex::new(None),

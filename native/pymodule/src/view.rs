@@ -41,6 +41,19 @@ impl PyView {
         Ok(extents.into_iter().map(|extent| (extent.bytes, extent.zero)).collect())
     }
 
+    #[pyo3(signature = (since, offset, length, most = usize::MAX))]
+    fn changed(
+        &self,
+        py: Python<'_>,
+        since: &PyView,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> PyResult<Vec<(u64, u64)>> {
+        let changes = py.detach(|| self.view.changed(&since.view, offset, length, most)).map_err(raise)?;
+        Ok(changes.into_iter().map(|change| (change.offset, change.bytes)).collect())
+    }
+
     #[pyo3(signature = (fd, progress = None, zero_holes = false))]
     fn restore(&self, py: Python<'_>, fd: RawFd, progress: Option<Py<PyAny>>, zero_holes: bool) -> PyResult<u64> {
         with_progress(py, progress, |report| self.view.restore(&mut FdTarget::new(fd), zero_holes, report))

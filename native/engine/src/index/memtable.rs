@@ -4,10 +4,12 @@
 //! many leaves (long zeros) hang on one list of their own.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::activity::{Activity, Counted, Tally};
 use super::{Place, Version, LEAF_SECTORS};
 use crate::journal::batch::{Meta, RecordKind};
+use crate::journal::compacted::Row;
 use crate::path::Path;
 use crate::rollback;
 
@@ -128,6 +130,24 @@ impl Memtable {
         self.add(Item { start: 0, sectors, lsn, offset: 0, stored: 0, stamp_delta: 0, kind });
     }
 
+    /// Adds an entry of a compacted segment; `document` is that of a control record, None was damaged.
+    pub fn push_row(&mut self, row: &Row, document: Option<Vec<u8>>) {
+        let (start, sectors, kind) = (row.start, row.sectors, row.kind);
+        let document = if kind == RecordKind::Rollback { Some(rollback::document(start)) } else { document };
+        self.controls.extend(document.map(|document| Control { lsn: row.lsn, stamp: row.stamp, document }));
+        let (offset, stored) = (row.offset as u32, row.stored);
+        self.add(Item { start, sectors, lsn: row.lsn, offset, stored, stamp_delta: 0, kind });
+    }
+
+    pub fn add_activity(&mut self, activity: Activity) {
+        self.tally.add(activity);
+    }
+
+    /// (LSN, stamp) of the range that a compacted segment covers.
+    pub fn set_bounds(&mut self, first: (u64, u64), last: (u64, u64)) {
+        (self.first, self.last) = (Some(first), Some(last));
+    }
+
     fn add(&mut self, item: Item) {
         let index = self.items.len() as u32;
         self.items.push(item);
@@ -155,6 +175,17 @@ impl Memtable {
 
     pub fn len(&self) -> usize {
         self.items.len()
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        use std::mem::size_of;
+        self.items.capacity() * size_of::<Item>()
+            + self.links.capacity() * size_of::<Link>()
+            + self.chains.capacity() * 17
+            + self.batches.capacity() * size_of::<BatchMark>()
+            + self.flush_points.capacity() * 8
+            + self.controls.iter().map(|c| c.document.len() + size_of::<Control>()).sum::<usize>()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -203,6 +234,16 @@ impl Memtable {
             take(link.item);
             at = link.next;
         }
+    }
+
+    /// Appends what the items with these numbers cover of `range` on `path`, in no order.
+    pub fn covered(&self, items: Range<usize>, (start, end): (u64, u64), path: &Path, out: &mut Vec<(u64, u64)>) {
+        let items = self.items.get(items.start..items.end.min(self.items.len())).unwrap_or_default();
+        let wanted = |item: &&Item| {
+            item.kind.covers() && item.start < end && start < item.start + item.sectors && path.contains(item.lsn)
+        };
+        let clipped = |item: &Item| (item.start.max(start), (item.start + item.sectors).min(end));
+        out.extend(items.iter().filter(wanted).map(clipped));
     }
 
     /// Every version, in the order of LSNs.

@@ -9,9 +9,15 @@ pub mod footer;
 pub mod leaf;
 pub mod map;
 pub mod memtable;
+pub mod merge;
+pub mod merged;
+pub mod reachable;
 pub mod run;
 pub mod sealed;
 pub mod sections;
+pub mod spans;
+pub mod stream;
+pub mod tables;
 
 /// Sectors of address space in one leaf, the unit of the cache: 4 MiB.
 pub const LEAF_SECTORS: u64 = 8192;
@@ -47,6 +53,18 @@ pub struct Version {
 impl Version {
     pub fn end(&self) -> u64 {
         self.start + self.sectors
+    }
+
+    pub fn is_data(&self) -> bool {
+        matches!(self.place, Place::Data { .. })
+    }
+
+    /// Bytes of its payload.
+    pub fn stored_bytes(&self) -> u64 {
+        match self.place {
+            Place::Data { stored, .. } => u64::from(stored),
+            _ => 0,
+        }
     }
 
     pub fn overlaps(&self, start: u64, end: u64) -> bool {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::index::memtable::Memtable;
 use crate::journal::batch::{Meta, RecordKind};
+use crate::journal::compacted;
 use crate::journal::manifest::{Content, SegmentItem};
 use crate::journal::payload::CRC_BYTES;
 use crate::journal::scan::{payload_is_intact, scan, scan_range, Scan, Window};
@@ -30,6 +31,11 @@ impl Volume {
     pub fn writer_of(&self, lsn: u64) -> &[u8; 16] {
         let at = self.ancestors.partition_point(|&(floor, _)| floor < lsn);
         self.ancestors.get(at).map_or(&self.id, |(_, id)| id)
+    }
+
+    /// (last LSN, id) of who wrote what, ascending; the last one is the volume itself.
+    pub fn writers(&self) -> impl Iterator<Item = (u64, &[u8; 16])> {
+        self.ancestors.iter().map(|(floor, id)| (*floor, id)).chain([(u64::MAX, &self.id)])
     }
 
     /// What its payloads' checksums are bound to: the volume nonce of who wrote it.
@@ -117,6 +123,9 @@ pub fn recover(open: Vec<OpenSegment>, last_lsn: u64, volume: &Volume) -> Result
 
 /// The records of a sealed segment, from its batches.
 pub fn sealed_table(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -> Result<Memtable> {
+    if item.compacted {
+        return compacted::read(segment, item, volume).map(|contents| contents.table);
+    }
     sealed_walk(segment, item, volume).map(|(table, _, _)| table)
 }
 

@@ -20,10 +20,6 @@ pub trait Storage: Send + Sync {
     /// Replaces `to` by `from`, atomically.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Names that the file has, this one included: more than one where another volume shares it. (Unless it says otherwise, nothing is shared.)
-    fn links(&self, _name: &str) -> io::Result<u64> {
-        Ok(1)
-    }
     /// Makes a file of `bytes` whose blocks are all there, or leaves none of the name; one that is there gets this size. Durable is not promised. Unsupported where there is no such thing.
     fn reserve(&self, _name: &str, _bytes: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
@@ -34,6 +30,11 @@ pub trait Storage: Send + Sync {
     }
     /// Names of all files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
+    /// Names that the file has, in all folders of the file system: other timelines may share it.
+    fn links(&self, name: &str) -> io::Result<u64> {
+        let _ = name;
+        Ok(1)
+    }
     /// Makes creations, renames and removals durable.
     fn sync_folder(&self) -> io::Result<()>;
     /// Takes the one writer's lock; WouldBlock if another holds it. It dies with the process or the value.

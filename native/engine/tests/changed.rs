@@ -1,0 +1,213 @@
+//! What differs between two instants, against a list of records and a set of LSNs for each instant: across rollbacks, rolls of segments, stops and kills.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use cdp_engine::storage::Disk;
+use cdp_engine::{Change, Lsn, Maintenance, Options, Stamp, View, Volume, Zeroing};
+
+const SIZE: u64 = 40 << 30;
+
+#[derive(Default)]
+struct Model {
+    seed: u64,
+    /// (LSN, first byte, end), in bytes as they were asked for.
+    records: Vec<(u64, u64, u64)>,
+    live: BTreeSet<u64>,
+    /// (LSN, what its state is made of).
+    instants: Vec<(Lsn, BTreeSet<u64>)>,
+}
+
+impl Model {
+    fn random(&mut self, below: u64) -> u64 {
+        self.seed = self.seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.seed >> 33) % below
+    }
+
+    /// Crowded in the first MiB, thin elsewhere; sometimes longer than a leaf, and longer than a window.
+    fn range(&mut self) -> (u64, u64) {
+        let longest = [512, 4096, 4096, 70_000, 6 << 20, 3 << 30][self.random(6) as usize];
+        let bytes = 1 + self.random(longest);
+        let room = [1 << 20, SIZE][self.random(2) as usize];
+        let offset = self.random(SIZE - bytes) % room;
+        (if self.random(3) == 0 { offset } else { offset & !4095 }, bytes)
+    }
+
+    fn step(&mut self, volume: &Volume) {
+        let (offset, bytes) = self.range();
+        let lsn = if bytes > 100_000 || self.random(4) == 0 {
+            volume.zero(offset, bytes, [Zeroing::Trim, Zeroing::Zero][self.random(2) as usize])
+        } else {
+            volume.write(offset, &vec![self.seed as u8; bytes as usize])
+        };
+        let lsn = lsn.unwrap();
+        volume.commit(lsn).unwrap();
+        self.records.push((lsn.0, offset, offset + bytes));
+        self.live.insert(lsn.0);
+        if self.random(6) == 0 {
+            self.instants.push((lsn, self.live.clone()));
+        }
+    }
+
+    fn roll_back(&mut self, volume: &Volume) {
+        let (to, state) = self.any();
+        let lsn = volume.rollback(to).unwrap();
+        self.live = state.clone();
+        self.instants.push((lsn, state));
+    }
+
+    fn any(&mut self) -> (Lsn, BTreeSet<u64>) {
+        let chosen = self.random(self.instants.len() as u64) as usize;
+        self.instants[chosen].clone()
+    }
+
+    /// What lies in `offset..end` of the records that only one of the two is made of.
+    fn expected(&self, one: &BTreeSet<u64>, other: &BTreeSet<u64>, offset: u64, end: u64) -> Vec<Change> {
+        let differing: BTreeSet<u64> = one.symmetric_difference(other).copied().collect();
+        let mut ranges: Vec<(u64, u64)> = self
+            .records
+            .iter()
+            .filter(|(lsn, ..)| differing.contains(lsn))
+            .map(|&(_, from, to)| ((from & !511).max(offset), to.next_multiple_of(512).min(end)))
+            .filter(|(from, to)| from < to)
+            .collect();
+        ranges.sort_unstable();
+        let mut united: Vec<(u64, u64)> = Vec::new();
+        for (from, to) in ranges {
+            match united.last_mut() {
+                Some(last) if from <= last.1 => last.1 = last.1.max(to),
+                _ => united.push((from, to)),
+            }
+        }
+        united.into_iter().map(|(from, to)| Change { offset: from, bytes: to - from }).collect()
+    }
+
+    fn check(&mut self, volume: &Arc<Volume>) {
+        for _ in 0..12 {
+            let ((from, before), (to, after)) = (self.any(), self.any());
+            let (since, view) = (volume.view(from).unwrap(), volume.view(to).unwrap());
+            let live = self.live.clone();
+            self.check_between(&view, &after, &since, &before);
+            self.check_between(&volume.live(), &live, &since, &before);
+        }
+    }
+
+    fn check_between(&mut self, view: &View, after: &BTreeSet<u64>, since: &View, before: &BTreeSet<u64>) {
+        let expected = self.expected(after, before, 0, SIZE);
+        assert_eq!(
+            view.changed(since, 0, SIZE, usize::MAX).unwrap(),
+            expected,
+            "{:?} to {:?}",
+            since.lsn(),
+            view.lsn()
+        );
+        let (offset, bytes) = self.range();
+        let part = self.expected(after, before, offset, offset + bytes);
+        assert_eq!(view.changed(since, offset, bytes, usize::MAX).unwrap(), part);
+        let most = 1 + self.random(5) as usize;
+        assert_eq!(view.changed(since, 0, SIZE, most).unwrap(), expected[..most.min(expected.len())]);
+    }
+}
+
+fn options(maintenance: Maintenance) -> Options {
+    Options { segment_entries: 40, checkpoint_segments: 2, maintenance, ..Options::default() }
+}
+
+fn open(folder: &Path, maintenance: Maintenance) -> Arc<Volume> {
+    Volume::open(Arc::new(Disk::new(folder).unwrap()), None, options(maintenance)).unwrap()
+}
+
+fn run(seed: u64, maintenance: Maintenance) {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::new(folder.path()).unwrap());
+    Volume::create(disk.clone(), [7; 16], SIZE, Stamp(1)).unwrap();
+    let mut model = Model { seed, instants: vec![(Lsn::ZERO, BTreeSet::new())], ..Model::default() };
+    let mut volume = open(folder.path(), maintenance);
+    for round in 0..4 {
+        for _ in 0..80 {
+            model.step(&volume);
+            if model.random(10) == 0 {
+                model.roll_back(&volume);
+            }
+            if model.random(20) == 0 {
+                volume.tick().unwrap();
+            }
+        }
+        model.check(&volume);
+        let looker = Volume::open_read_only(disk.clone(), None, options(Maintenance::Inline)).unwrap();
+        model.check(&looker);
+        // A thread of its own lets go of the lock when it is over, which only `close` waits for.
+        if round % 2 == 0 || maintenance == Maintenance::Thread {
+            volume.close().unwrap();
+        }
+        drop(volume);
+        volume = open(folder.path(), maintenance);
+        model.check(&volume);
+    }
+}
+
+#[test]
+fn changes_are_those_of_the_records_on_one_path_alone() {
+    for seed in 1..=4 {
+        run(seed, Maintenance::Inline);
+    }
+    run(99, Maintenance::Thread);
+}
+
+/// A volume with a hot block in the middle, `segments` sealed segments, and what is not sealed.
+fn hot(folder: &Path, writes: u64) -> Arc<Volume> {
+    Volume::create(Arc::new(Disk::new(folder).unwrap()), [7; 16], SIZE, Stamp(1)).unwrap();
+    let volume = open(folder, Maintenance::Inline);
+    for n in 0..writes {
+        let lsn = volume.write(SIZE / 2 + n % 3 * 8192, &[n as u8; 4096]).unwrap();
+        volume.commit(lsn).unwrap();
+    }
+    volume
+}
+
+#[test]
+fn a_damaged_footer_is_rebuilt_and_the_answer_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = hot(folder.path(), 200);
+    let expected = volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
+    assert_eq!(expected.len(), 3);
+    volume.close().unwrap();
+    drop(volume);
+    let mut segments: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("segment-"))
+        .collect();
+    segments.sort();
+    let mut bytes = std::fs::read(&segments[1]).unwrap();
+    // The first index block stands behind the batches: the one with narrow entries begins the footer.
+    let footer = u64::from_le_bytes(bytes[bytes.len() - 80..bytes.len() - 72].try_into().unwrap()) as usize;
+    bytes[footer + 30] ^= 1;
+    std::fs::write(&segments[1], bytes).unwrap();
+    let volume = open(folder.path(), Maintenance::Inline);
+    assert_eq!(volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap(), expected);
+    assert!(volume.faults().iter().any(|fault| fault.contains("footer")), "{:?}", volume.faults());
+    drop(volume);
+    std::fs::remove_file(&segments[1]).unwrap();
+    let volume = open(folder.path(), Maintenance::Inline);
+    let unknown = volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
+    assert_eq!(unknown, [Change { offset: 0, bytes: SIZE }], "what is not known is changed");
+}
+
+#[test]
+fn an_instant_that_cannot_be_reached_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = hot(folder.path(), 100);
+    volume.flush().unwrap();
+    let held = volume.view(Lsn(20)).unwrap();
+    volume.retain(Lsn(50), &[Lsn(30)]).unwrap();
+    for kept in [20, 30, 50, 60] {
+        assert_eq!(volume.changed(Lsn(kept), None, 0, SIZE, usize::MAX).unwrap().len(), 3);
+    }
+    let refused = volume.changed(Lsn(40), None, 0, SIZE, 1).unwrap_err();
+    assert_eq!(refused.kind, cdp_engine::Kind::NotFound, "{}", refused.message);
+    volume.revoke(Lsn(20));
+    assert!(volume.live().changed(&held, 0, SIZE, 1).is_err(), "an instant that was taken away");
+    assert!(volume.changed(Lsn(50), None, 0, SIZE + 1, 1).is_err(), "beyond the end");
+}
