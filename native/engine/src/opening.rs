@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::compact::background;
 use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
 use crate::full::RESERVE;
@@ -46,6 +47,7 @@ pub(crate) fn open(
     if !read_only && maintenance == Maintenance::Thread {
         volume.gate.keep_for(&volume);
         maintain::spawn(&volume)?;
+        background::spawn(&volume)?;
     }
     if let (false, Some(event)) = (read_only, recovered) {
         let lsn = volume.control(event.as_bytes())?;
