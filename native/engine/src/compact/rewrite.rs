@@ -84,7 +84,7 @@ impl Volume {
                     continue;
                 }
                 if let Some(full) =
-                    outputs.last_mut().filter(|o| row.lsn != before && o.is_full(self.options.segment_bytes))
+                    outputs.last_mut().filter(|o| row.lsn != before && o.is_full(self.gate.meter.segment_bytes()))
                 {
                     // All entries of an LSN lie in one segment; ranges do not overlap.
                     full.last = (row.lsn - 1, full.last.1);
