@@ -17,9 +17,22 @@ pub trait Storage: Send + Sync {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
     /// Opens an existing file; `write` false opens it for reading only.
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>>;
+    /// Opens an existing file for reading large stretches once: past the page cache where the machine can. Buffers, offsets and lengths of its
+    /// reads are then whole pages in memory and in the file.
+    fn open_uncached(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open(name, false)
+    }
     /// Replaces `to` by `from`, atomically.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes a file of `bytes` whose blocks are all there, or leaves none of the name; one that is there gets this size. Durable is not promised. Unsupported where there is no such thing.
+    fn reserve(&self, _name: &str, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Bytes of a file; NotFound if there is none.
+    fn length(&self, name: &str) -> io::Result<u64> {
+        self.open(name, false)?.len()
+    }
     /// Names of all files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Names that the file has, in all folders of the file system: other timelines may share it.
@@ -46,6 +59,8 @@ pub trait File: Send + Sync {
     /// fdatasync: on return everything written before is durable. After an error nothing is known.
     fn sync(&self) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
+    /// Says that a stretch will be read soon.
+    fn prefetch(&self, _offset: u64, _bytes: u64) {}
     /// Drops clean cached pages, so that the next read shows what the disk has.
     fn drop_cache(&self);
 }
