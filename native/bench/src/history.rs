@@ -69,7 +69,7 @@ pub fn fill(folder: &Path, shape: &Shape, options: Options, clean: bool) -> Resu
             let lsn = volume.write(offset, &block)?;
             debug_assert_eq!(lsn, Lsn(n));
         }
-        (first..=last).try_for_each(|n| volume.commit(Lsn(n)))?;
+        (first..=last).try_for_each(|n| volume.commit(Lsn(n)).map(drop))?;
         first = last + 1;
     }
     if clean {
