@@ -98,6 +98,10 @@ class Volume:
     def reach(self) -> dict[str, Any]:
         """horizon (LSN), horizon_stamp, points: [(LSN, stamp, clock epoch)] ascending."""
 
+    def compact(self, max_bytes: int = 0) -> dict[str, int]:
+        """One cycle of compaction: rewrites the segments below the horizon that give back most until `max_bytes` are free; with 0, those that are at least half dead.
+        segments_in, segments_out, written, freed (bytes of files), dead (bytes that rewriting more would free)."""
+
     def pins(self) -> list[tuple[int, int]]:
         """(LSN, holders) of the instants that open views hold, ascending."""
 

@@ -9,6 +9,7 @@ mod append;
 pub mod changed;
 mod checkpoint;
 mod codec;
+pub mod compact;
 mod durable;
 pub mod error;
 mod faults;

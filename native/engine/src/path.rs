@@ -49,6 +49,13 @@ impl Path {
         Path { intervals: part.collect() }
     }
 
+    /// The part of it at or below an LSN.
+    pub fn upto(&self, lsn: u64) -> Path {
+        let part =
+            self.intervals.iter().filter(|&&(after, _)| after < lsn).map(|&(after, upto)| (after, upto.min(lsn)));
+        Path { intervals: part.collect() }
+    }
+
     /// The largest LSN that can be on it; 0 if nothing can.
     pub fn head(&self) -> u64 {
         self.intervals.last().map_or(0, |&(_, upto)| upto)

@@ -45,8 +45,8 @@ impl Reach {
 
     /// The newest instant at or below the horizon that a time in a clock epoch names.
     pub fn point_at(&self, clock_epoch: u32, stamp: u64) -> Option<PointItem> {
-        let all = self.points.values().chain([&self.horizon]);
-        all.filter(|p| p.clock_epoch == clock_epoch && p.stamp <= stamp).next_back().copied()
+        let mut all = self.points.values().chain([&self.horizon]);
+        all.rfind(|p| p.clock_epoch == clock_epoch && p.stamp <= stamp).copied()
     }
 
     pub fn oldest(&self) -> PointItem {

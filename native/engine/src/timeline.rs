@@ -157,7 +157,9 @@ impl Volume {
         let whole = stretch.first.0 > since.0 && stretch.last.0 <= until.0;
         let by_minute = whole && (pieces.len() == 1 || tally.length % MINUTE == 0);
         let files = &self.index.files;
-        if by_minute && !tally.detailed {
+        // Of a compacted segment the records that went are known by their minutes only.
+        let compacted = self.index.ask(stretch.segment, |_| false, |s| Ok(s.item.compacted))?;
+        if compacted || (by_minute && !tally.detailed) {
             let of_table = |table: &Memtable| table.activity().collect();
             let rows: Vec<Activity> = self.index.ask(stretch.segment, of_table, |sealed| sealed.activity(files))?;
             tally.rows(pieces, &rows);

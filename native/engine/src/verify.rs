@@ -5,12 +5,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::index::checkpoint::{self, Builder};
+use crate::index::checkpoint::{self, Builder, Checkpoint, SHARD_SECTORS};
 use crate::index::footer::{self, Site};
 use crate::index::map::At;
 use crate::index::sealed::Sealed;
-use crate::journal::batch::Meta;
-use crate::journal::manifest::{CheckpointItem, Manifest};
+use crate::journal::batch::{Meta, RecordKind};
+use crate::journal::compacted;
+use crate::journal::manifest::{CheckpointItem, Manifest, SegmentItem};
+use crate::journal::payload;
 use crate::journal::recover;
 use crate::journal::scan::{is_zero, payload_is_intact, scan, Scan, Window};
 use crate::journal::segment::{check_header, file_name, OpenSegment, FIRST_BATCH};
@@ -91,17 +93,55 @@ impl Volume {
             check.add(format!("it has {length} bytes instead of {}", item.file_bytes));
         }
         let open = OpenSegment { id: item.id, nonce: item.nonce, file };
-        self.check_header_page(&open, &mut check)?;
+        self.check_header_page(&open, item.first_lsn.0, &mut check)?;
+        if item.compacted {
+            return self.verify_compacted(&open, item, &mut check);
+        }
         let (table, tail_offset, scanned) = recover::sealed_walk(&open, item, &self.facts)?;
         check.scan(&scanned);
         check.echoes(&scanned);
         check.gaps(&open, &scanned, item.last_lsn)?;
         let damaged_control = check.payloads(&open, &scanned, &self.facts, item.last_lsn)?;
-        let io = |e: std::io::Error| Error::io("read", &file_name(item.id), &e);
-        let tail_crc = crc_of_range(&*open.file, tail_offset, item.footer_offset).map_err(io)?;
-        let site = Site { offset: item.footer_offset, tail_offset, tail_crc };
         if !damaged_control {
+            let site = self.site(&open, item, tail_offset)?;
             check.footer(&*open.file, &footer::build(&table, item.nonce, site), item.footer_offset, item.file_bytes)?;
+        }
+        Ok(())
+    }
+
+    fn site(&self, open: &OpenSegment, item: &SegmentItem, tail_offset: u64) -> Result<Site> {
+        let tail_crc = crc_of_range(&*open.file, tail_offset, item.footer_offset);
+        let tail_crc = tail_crc.map_err(|e| Error::io("read", &file_name(item.id), &e))?;
+        Ok(Site { offset: item.footer_offset, tail_offset, tail_crc })
+    }
+
+    fn verify_compacted(&self, open: &OpenSegment, item: &SegmentItem, check: &mut Check<'_>) -> Result<()> {
+        let contents = compacted::read(open, item, &self.facts)?;
+        for at in &contents.damaged {
+            check.add_repairable(format!("the directory at offset {at} is damaged; the footer has the same"));
+        }
+        let mut window = Window::new(&*open.file);
+        let mut damaged_control = false;
+        for row in &contents.rows {
+            let stored = window.get(row.offset, row.stored as usize);
+            let stored = stored.map_err(|e| Error::io("read", &file_name(item.id), &e))?;
+            let nonce = self.facts.nonce_of(row.lsn);
+            if row.stored == 0 || stored.is_some_and(|b| payload::is_intact(b, nonce, row.lsn, row.start)) {
+                continue;
+            }
+            damaged_control |= row.kind != RecordKind::Data;
+            check.push(Finding {
+                what: format!("the payload of record {} at offset {} is damaged", row.lsn, row.offset),
+                lsn: Some(Lsn(row.lsn)),
+                offset: (row.sectors > 0).then_some(row.start * SECTOR),
+                bytes: (row.sectors > 0).then_some(row.sectors * SECTOR),
+                ..Finding::default()
+            });
+        }
+        if !damaged_control && contents.damaged.is_empty() {
+            let site = self.site(open, item, contents.tail_offset)?;
+            let expected = footer::build(&contents.table, item.nonce, site);
+            check.footer(&*open.file, &expected, item.footer_offset, item.file_bytes)?;
         }
         Ok(())
     }
@@ -143,6 +183,10 @@ impl Volume {
             Err(e) => return Err(e),
         };
         let path = self.index.path(At::Lsn(item.lsn.0));
+        if self.index.sealed().iter().any(|s| s.item.compacted && s.item.first_lsn <= item.lsn) {
+            // Its places are hints by now, and what no instant sees is gone: the rows can be read, and an instant must find all of them.
+            return self.checkpoint_rows_damage(item, &tail.rows);
+        }
         let mut builder = Builder::new(&self.id, item.id, item.nonce, 0, 0);
         for row in &tail.rows {
             builder.push(row.shard, self.index.flatten_shard_anew(row.shard, &path)?);
@@ -154,12 +198,32 @@ impl Volume {
         Ok((!whole).then(|| format!("it differs from what the segments say, at offset {}", page + same)))
     }
 
+    fn checkpoint_rows_damage(&self, item: &CheckpointItem, rows: &[checkpoint::Row]) -> Result<Option<String>> {
+        let path = self.index.path(At::Lsn(item.lsn.0));
+        let (opened, _) = Checkpoint::open(self.storage.clone(), *item)?;
+        for row in rows {
+            let mut versions = Vec::new();
+            let range = (row.shard * SHARD_SECTORS, (row.shard + 1) * SHARD_SECTORS);
+            if let Err(what) = opened.collect(range, &mut versions) {
+                return Ok(Some(what));
+            }
+            if self.instant_of(item.lsn).is_err() {
+                continue;
+            }
+            let said = self.index.flatten_hints(row.shard, versions)?;
+            if said != self.index.flatten_shard_anew(row.shard, &path)? {
+                return Ok(Some(format!("shard {} differs from what the segments say", row.shard)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Segments that are not sealed: what stands below the writer's end.
     fn verify_open(&self, findings: &mut Vec<Finding>) -> Result<()> {
         let published = Lsn(self.index.published());
         for segment in self.open_segments() {
             let mut check = Check { id: segment.id, findings };
-            self.check_header_page(&segment, &mut check)?;
+            self.check_header_page(&segment, u64::MAX, &mut check)?;
             let end = self.writer.lock().as_ref().filter(|w| w.segment.id == segment.id).map(|w| w.offset());
             let scanned = scan(&segment, end)?;
             if !self.read_only {
@@ -179,13 +243,22 @@ impl Volume {
         opened.collect()
     }
 
-    fn check_header_page(&self, segment: &OpenSegment, check: &mut Check<'_>) -> Result<()> {
+    fn check_header_page(&self, segment: &OpenSegment, first_lsn: u64, check: &mut Check<'_>) -> Result<()> {
         let mut page = [0u8; PAGE as usize];
         let got = segment.file.read_at(&mut page, 0).map_err(|e| Error::io("read", &file_name(segment.id), &e))?;
-        if let Err(what) = check_header(&page[..got], &self.id, segment.id, segment.nonce) {
+        if let Err(what) = check_header(&page[..got], self.facts.writer_of(first_lsn), segment.id, segment.nonce) {
             check.add_repairable(what);
         }
         Ok(())
+    }
+
+    /// A writer, this one or the one beside whom we look, names files after it has made them.
+    fn is_in_the_making(&self, name: &str) -> bool {
+        let prefixes = ["segment-", "checkpoint-", "run-"];
+        prefixes.iter().zip(self.opening_ids).any(|(prefix, next)| {
+            let id = name.strip_prefix(prefix).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+            id.is_some_and(|id| id >= next)
+        })
     }
 
     fn verify_names(&self, findings: &mut Vec<Finding>) -> Result<()> {
@@ -197,6 +270,7 @@ impl Volume {
         let names = self.storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
         let known = |name: &String| {
             named.contains(name)
+                || self.is_in_the_making(name)
                 || matches!(name.as_str(), "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock")
         };
         for name in names.into_iter().filter(|name| !known(name)) {

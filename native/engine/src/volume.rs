@@ -59,6 +59,9 @@ pub struct Volume {
     pub(crate) controls: Mutex<Vec<Control>>,
     /// Which instants there are, and who holds which.
     pub(crate) reach: Mutex<Reach>,
+    /// The next ids of segments, checkpoints and runs when it was opened: files from there on may be in the making.
+    pub(crate) opening_ids: [u32; 3],
+    pub(crate) compaction: Mutex<()>,
     pub(crate) maintenance: Mutex<()>,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
     pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -282,6 +285,8 @@ impl Found {
     ) -> Arc<Volume> {
         let Content { id, size, created, .. } = self.manifest.content;
         let files = Files::new(storage.clone(), options.files);
+        let state = &self.manifest.content.state;
+        let opening_ids = [self.manifest.content.next_segment().0, state.next_checkpoint, state.next_run];
         let faults = self.parts.faults.clone();
         let bounds = (options.ring_bytes, options.ring_requests);
         Arc::new(Volume {
@@ -302,6 +307,8 @@ impl Found {
             closed: AtomicBool::new(false),
             faults,
             controls: Mutex::new(self.controls),
+            opening_ids,
+            compaction: Mutex::new(()),
             maintenance: Mutex::new(()),
             maintenance_wake: Arc::default(),
             maintenance_thread: Mutex::new(None),

@@ -13,6 +13,8 @@ struct Model {
     now: Vec<u8>,
     /// (LSN, the bytes after it).
     instants: Vec<(Lsn, Vec<u8>)>,
+    given_up: Vec<Lsn>,
+    compacted: usize,
 }
 
 impl Model {
@@ -65,7 +67,30 @@ impl Model {
         self.instants.push((lsn, bytes));
     }
 
+    /// Moves the horizon and keeps some of the points below it.
+    fn give_up(&mut self, volume: &Volume) {
+        volume.flush().unwrap();
+        let chosen = self.random(self.instants.len() as u64 + 1) as usize;
+        let wanted = self.instants.get(chosen);
+        let Some(horizon) = wanted.map(|(lsn, _)| (*lsn).max(volume.reachable().0.lsn)) else { return };
+        let below: Vec<Lsn> = self.instants.iter().map(|i| i.0).filter(|&lsn| lsn < horizon).collect();
+        let points: Vec<Lsn> = below.into_iter().filter(|_| self.random(2) == 0).collect();
+        volume.retain(horizon, &points).unwrap();
+        let gone = |lsn: Lsn| lsn < horizon && !points.contains(&lsn);
+        self.given_up.extend(self.instants.iter().map(|i| i.0).filter(|&lsn| gone(lsn)));
+        self.instants.retain(|(lsn, _)| !gone(*lsn));
+    }
+
+    fn compact(&mut self, volume: &Volume) {
+        let need = if self.random(2) == 0 { 0 } else { 1 << 40 };
+        let done = volume.compact(need, &mut |_| Ok(())).unwrap();
+        self.compacted += done.segments_in;
+    }
+
     fn check(&self, volume: &Arc<Volume>) {
+        for &lsn in &self.given_up {
+            assert_eq!(volume.view(lsn).err().map(|e| e.kind), Some(cdp_engine::Kind::NotFound), "LSN {lsn}");
+        }
         let mut buffer = vec![1u8; SIZE as usize];
         for (lsn, bytes) in &self.instants {
             let view = volume.view(*lsn).unwrap();
@@ -114,7 +139,8 @@ fn run(seed: u64, maintenance: Maintenance) {
     let folder = tempfile::tempdir().unwrap();
     let disk = Arc::new(Disk::new(folder.path()).unwrap());
     Volume::create(disk.clone(), [7; 16], SIZE, Stamp(1)).unwrap();
-    let mut model = Model { seed, now: vec![0; SIZE as usize], instants: Vec::new() };
+    let mut model =
+        Model { seed, now: vec![0; SIZE as usize], instants: Vec::new(), given_up: Vec::new(), compacted: 0 };
     let mut volume = open(folder.path(), maintenance);
     for round in 0..4 {
         for _ in 0..60 {
@@ -128,6 +154,12 @@ fn run(seed: u64, maintenance: Maintenance) {
             }
             if model.random(12) == 0 {
                 model.roll_back(&volume);
+            }
+            if model.random(15) == 0 {
+                model.give_up(&volume);
+            }
+            if model.random(8) == 0 {
+                model.compact(&volume);
             }
         }
         model.check(&volume);

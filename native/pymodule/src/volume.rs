@@ -231,6 +231,18 @@ impl PyVolume {
         Ok(facts)
     }
 
+    #[pyo3(signature = (max_bytes = 0))]
+    fn compact<'py>(&self, py: Python<'py>, max_bytes: u64) -> PyResult<Bound<'py, PyDict>> {
+        let done = py.detach(|| self.volume.compact(max_bytes, &mut |_| Ok(()))).map_err(raise)?;
+        let facts = PyDict::new(py);
+        facts.set_item("segments_in", done.segments_in)?;
+        facts.set_item("segments_out", done.segments_out)?;
+        facts.set_item("written", done.written)?;
+        facts.set_item("freed", done.freed)?;
+        facts.set_item("dead", done.dead)?;
+        Ok(facts)
+    }
+
     fn pins(&self) -> Vec<(u64, usize)> {
         self.volume.pins().into_iter().map(|(lsn, holders)| (lsn.0, holders)).collect()
     }

@@ -49,6 +49,14 @@ impl Tally {
         }
     }
 
+    pub fn add(&mut self, other: Activity) {
+        let row = self.row(other.minute);
+        row.data_records += other.data_records;
+        row.zero_records += other.zero_records;
+        row.raw_bytes += other.raw_bytes;
+        row.stored_bytes += other.stored_bytes;
+    }
+
     /// Ascending by minute.
     pub fn rows(&self) -> impl Iterator<Item = Activity> + '_ {
         self.minutes.values().copied()

@@ -318,7 +318,7 @@ impl Index {
         let leaf = start / LEAF_SECTORS;
         debug_assert!(end <= (leaf + 1) * LEAF_SECTORS);
         loop {
-            let done = match self.from_cache(at, start, end, out) {
+            let done = match self.answer(at, start, end, out) {
                 Cached::Answered => return Ok(()),
                 Cached::Stale(key) => self.repair(key, leaf).map(|()| false),
                 Cached::Missing => self.build(at, start, end, out),
@@ -333,7 +333,7 @@ impl Index {
         }
     }
 
-    fn from_cache(&self, at: At, start: u64, end: u64, out: &mut Vec<Mapped>) -> Cached {
+    fn answer(&self, at: At, start: u64, end: u64, out: &mut Vec<Mapped>) -> Cached {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let key = inner.key(at);
@@ -361,7 +361,7 @@ impl Index {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         if let Some(leaf) = inner.leaves.peek_mut(&(key, number)) {
-            leaf.settle(number, |segment| self.first_lsn(segment), &stale, &moved);
+            leaf.settle(number, |segment| self.first_lsn(segment), stale, &moved);
             leaf.checked = replacements;
         }
         Ok(())
@@ -409,7 +409,7 @@ impl Index {
     fn settle(&self, leaf: &mut Leaf, number: u64, sealed: &SealedSet) -> Result<()> {
         let nothing_more = |_| false;
         let moved = self.find_moved(leaf, number, sealed, &nothing_more)?;
-        leaf.settle(number, |segment| self.first_lsn(segment), &nothing_more, &moved);
+        leaf.settle(number, |segment| self.first_lsn(segment), nothing_more, &moved);
         Ok(())
     }
 
@@ -489,6 +489,13 @@ impl Index {
         for segment in sealed.iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
             segment.collect(&self.files, shard_range(shard), path, &mut versions)?;
         }
+        self.flatten(shard, versions, &sealed)
+    }
+
+    /// What a checkpoint says of a shard, with places as they are now.
+    pub fn flatten_hints(&self, shard: u64, mut versions: Vec<Version>) -> Result<Vec<Version>> {
+        let sealed = self.sealed();
+        sealed.hint(&mut versions);
         self.flatten(shard, versions, &sealed)
     }
 

@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::activity::{Activity, Counted, Tally};
 use super::{Place, Version, LEAF_SECTORS};
 use crate::journal::batch::{Meta, RecordKind};
+use crate::journal::compacted::Row;
 use crate::path::Path;
 use crate::rollback;
 
@@ -127,6 +128,24 @@ impl Memtable {
         self.last = Some((upto, stamp));
         let kind = RecordKind::Damaged;
         self.add(Item { start: 0, sectors, lsn, offset: 0, stored: 0, stamp_delta: 0, kind });
+    }
+
+    /// Adds an entry of a compacted segment; `document` is that of a control record, None was damaged.
+    pub fn push_row(&mut self, row: &Row, document: Option<Vec<u8>>) {
+        let (start, sectors, kind) = (row.start, row.sectors, row.kind);
+        let document = if kind == RecordKind::Rollback { Some(rollback::document(start)) } else { document };
+        self.controls.extend(document.map(|document| Control { lsn: row.lsn, stamp: row.stamp, document }));
+        let (offset, stored) = (row.offset as u32, row.stored);
+        self.add(Item { start, sectors, lsn: row.lsn, offset, stored, stamp_delta: 0, kind });
+    }
+
+    pub fn add_activity(&mut self, activity: Activity) {
+        self.tally.add(activity);
+    }
+
+    /// (LSN, stamp) of the range that a compacted segment covers.
+    pub fn set_bounds(&mut self, first: (u64, u64), last: (u64, u64)) {
+        (self.first, self.last) = (Some(first), Some(last));
     }
 
     fn add(&mut self, item: Item) {

@@ -9,6 +9,7 @@ pub mod footer;
 pub mod leaf;
 pub mod map;
 pub mod memtable;
+pub mod reachable;
 pub mod run;
 pub mod sealed;
 pub mod sections;
@@ -48,6 +49,14 @@ pub struct Version {
 impl Version {
     pub fn end(&self) -> u64 {
         self.start + self.sectors
+    }
+
+    /// Bytes of its payload.
+    pub fn stored_bytes(&self) -> u64 {
+        match self.place {
+            Place::Data { stored, .. } => u64::from(stored),
+            _ => 0,
+        }
     }
 
     pub fn overlaps(&self, start: u64, end: u64) -> bool {

@@ -9,7 +9,7 @@ use super::activity::Activity;
 use super::files::Files;
 use super::footer::{self, Footer};
 use super::memtable::{Control, Memtable};
-use super::run::Run;
+use super::run::{Run, NARROW_SECTORS};
 use super::sections::StampFence;
 use super::spans::Spans;
 use super::{Place, Version, LOCATE};
@@ -158,6 +158,54 @@ impl Sealed {
             Source::Memory(table) => table.versions().for_each(|v| see(v.start, v.end())),
         }
         Ok(())
+    }
+
+    /// Versions in blocks of their own because they are long.
+    pub fn wide_versions(&self, files: &Files) -> Result<Vec<Version>> {
+        match &*self.source(files)? {
+            Source::Disk(run) => {
+                let file = files.get(self.item.id.0)?;
+                let mut versions = Vec::new();
+                for block in run.narrow as usize..run.fences.len() {
+                    versions.extend(run.read_block(&*file, block)?);
+                }
+                Ok(versions)
+            }
+            Source::Memory(table) => Ok(table.versions().filter(|v| v.sectors > NARROW_SECTORS).collect()),
+        }
+    }
+
+    /// The smallest start in the n-th block of narrow versions; None behind the last one. A footer that had to be rebuilt is one block.
+    pub fn narrow_start(&self, files: &Files, block: usize) -> Result<Option<u64>> {
+        match &*self.source(files)? {
+            Source::Disk(run) => Ok(run.fences[..run.narrow as usize].get(block).map(|fence| fence.start)),
+            Source::Memory(table) if block == 0 => {
+                Ok(table.versions().filter(|v| v.sectors <= NARROW_SECTORS).map(|v| v.start).min())
+            }
+            Source::Memory(_) => Ok(None),
+        }
+    }
+
+    /// That block, sorted by start. Corrupt if it is damaged.
+    pub fn narrow_block(&self, files: &Files, block: usize) -> Result<Vec<Version>> {
+        match &*self.source(files)? {
+            Source::Disk(run) => {
+                let read = files.get(self.item.id.0).and_then(|file| run.read_block(&*file, block));
+                if let Err(e) = &read {
+                    if e.kind == Kind::Corrupt {
+                        // The next walk finds it rebuilt; this one cannot go on in other blocks.
+                        let table = self.rebuild(files, &e.message)?;
+                        *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
+                    }
+                }
+                read
+            }
+            Source::Memory(table) => {
+                let mut versions: Vec<Version> = table.versions().filter(|v| v.sectors <= NARROW_SECTORS).collect();
+                versions.sort_unstable_by_key(|v| (v.start, v.lsn));
+                Ok(versions)
+            }
+        }
     }
 
     fn source(&self, files: &Files) -> Result<Arc<Source>> {

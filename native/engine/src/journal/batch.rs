@@ -25,6 +25,8 @@ pub enum RecordKind {
     Damaged = 6,
     /// Its start is the LSN that it goes back to.
     Rollback = 7,
+    /// In compacted segments only: what the replaced segments said of activity.
+    Activity = 8,
 }
 
 impl RecordKind {
@@ -33,9 +35,17 @@ impl RecordKind {
         [Data, Zero, Trim, Void, Control, Damaged, Rollback].into_iter().find(|&kind| kind as u8 == byte)
     }
 
-    /// Zero and trim read as zeros; void, control and rollback cover nothing.
+    /// Of a compacted segment.
+    pub fn parse_compacted(byte: u8) -> Option<RecordKind> {
+        if byte == RecordKind::Activity as u8 {
+            return Some(RecordKind::Activity);
+        }
+        RecordKind::parse(byte).filter(|&kind| kind != RecordKind::Void)
+    }
+
+    /// Zero and trim read as zeros; the others but data and damaged cover nothing.
     pub fn covers(self) -> bool {
-        !matches!(self, RecordKind::Void | RecordKind::Control | RecordKind::Rollback)
+        matches!(self, RecordKind::Data | RecordKind::Zero | RecordKind::Trim | RecordKind::Damaged)
     }
 }
 
@@ -221,7 +231,7 @@ impl Meta {
     }
 }
 
-fn shape_is_right(e: &Entry) -> bool {
+pub fn shape_is_right(e: &Entry) -> bool {
     use super::payload::{SECTORS_MAX, STORED_MAX};
     let inside = e.start.checked_add(e.sectors).is_some_and(|end| end <= 1 << 48);
     match e.kind {
@@ -232,6 +242,7 @@ fn shape_is_right(e: &Entry) -> bool {
                 && u64::from(e.stored) <= e.sectors * 512 + 4
         }
         RecordKind::Zero | RecordKind::Trim | RecordKind::Damaged => inside && e.sectors > 0 && e.stored == 0,
+        RecordKind::Activity => false,
         RecordKind::Rollback => e.sectors == 0 && e.stored == 0 && !e.continues,
         RecordKind::Void => e.start == 0 && e.sectors == 0 && e.stored == 0,
         RecordKind::Control => e.start == 0 && e.sectors == 0 && e.stored >= 4,

@@ -283,6 +283,13 @@ impl Content {
         SegmentId(self.state.next_segment.max(named.saturating_add(1)))
     }
 
+    /// Takes an id for a file that is named later, or never: what a crash leaves of it is swept.
+    pub fn reserve_segment(&mut self) -> SegmentId {
+        let id = self.next_segment();
+        self.state.next_segment = id.0 + 1;
+        id
+    }
+
     fn apply(&mut self, edit: &Edit) {
         match edit {
             Edit::SetSegment(s) => drop(self.segments.insert(s.id, s.clone())),

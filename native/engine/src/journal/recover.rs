@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::index::memtable::Memtable;
 use crate::journal::batch::{Meta, RecordKind};
+use crate::journal::compacted;
 use crate::journal::manifest::{Content, SegmentItem};
 use crate::journal::payload::CRC_BYTES;
 use crate::journal::scan::{payload_is_intact, scan, scan_range, Scan, Window};
@@ -122,6 +123,9 @@ pub fn recover(open: Vec<OpenSegment>, last_lsn: u64, volume: &Volume) -> Result
 
 /// The records of a sealed segment, from its batches.
 pub fn sealed_table(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -> Result<Memtable> {
+    if item.compacted {
+        return compacted::read(segment, item, volume).map(|contents| contents.table);
+    }
     sealed_walk(segment, item, volume).map(|(table, _, _)| table)
 }
 

@@ -7,7 +7,10 @@ use crate::error::{Error, Result};
 use crate::storage::{File, Storage};
 use crate::units::{SegmentId, PAGE};
 
+/// Of segments as they are written by clients, their footers, and checkpoints.
 pub const FORMAT_VERSION: u32 = 1;
+/// Of compacted segments, and the largest that this program knows.
+pub const COMPACTED_VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"CDPSEG01";
 
 /// Offset of the first batch.
@@ -28,6 +31,15 @@ pub struct OpenSegment {
 /// The header page of a segment file.
 pub fn encode_header(volume: &[u8; 16], id: SegmentId, nonce: u64, epoch: u64, created: u64) -> Vec<u8> {
     encode_page_header(MAGIC, volume, id.0, nonce, epoch, created)
+}
+
+/// The header page of a compacted segment.
+pub fn encode_compacted_header(volume: &[u8; 16], id: SegmentId, nonce: u64, epoch: u64, created: u64) -> Vec<u8> {
+    let mut b = encode_page_header(MAGIC, volume, id.0, nonce, epoch, created);
+    put_u32(&mut b, 8, COMPACTED_VERSION);
+    let sum = crc_around(&b);
+    put_u32(&mut b, 12, sum);
+    b
 }
 
 /// The first page of a segment or checkpoint: who it belongs to.
@@ -63,8 +75,8 @@ pub fn check_header(b: &[u8], volume: &[u8; 16], id: SegmentId, nonce: u64) -> s
     if u32_at(b, 12) != crc_around(&b[..PAGE as usize]) {
         return Err("its header's checksum does not fit".into());
     }
-    if u32_at(b, 8) != FORMAT_VERSION {
-        return Err(format!("its format version is {}, this reader knows {FORMAT_VERSION}", u32_at(b, 8)));
+    if u32_at(b, 8) == 0 || u32_at(b, 8) > COMPACTED_VERSION {
+        return Err(format!("its format version is {}, this reader knows {COMPACTED_VERSION}", u32_at(b, 8)));
     }
     if &b[16..32] != volume || u32_at(b, 32) != id.0 || u64_at(b, 40) != nonce {
         return Err("it belongs to another volume or another use of the file".into());
@@ -122,9 +134,11 @@ pub fn open_file(storage: &dyn Storage, id: SegmentId, write: bool) -> Result<Ar
     let mut page = [0u8; PAGE as usize];
     let got = file.read_at(&mut page, 0).map_err(|e| Error::io("read", &name, &e))?;
     let checked = got == page.len() && &page[..8] == MAGIC && u32_at(&page, 12) == crc_around(&page);
-    if checked && u32_at(&page, 8) > FORMAT_VERSION {
+    if checked && u32_at(&page, 8) > COMPACTED_VERSION {
         let version = u32_at(&page, 8);
-        return Err(Error::invalid(format!("{name}: format version {version}; this program knows {FORMAT_VERSION}")));
+        return Err(Error::invalid(format!(
+            "{name}: format version {version}; this program knows {COMPACTED_VERSION}"
+        )));
     }
     Ok(file)
 }

@@ -5,7 +5,7 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -56,6 +56,10 @@ impl Storage for Disk {
 
     fn sync_folder(&self) -> io::Result<()> {
         fs::File::open(&self.folder)?.sync_all()
+    }
+
+    fn links(&self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.path(name))?.nlink())
     }
 
     fn lock(&self) -> io::Result<Box<dyn Lock>> {

@@ -22,6 +22,11 @@ pub trait Storage: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Names of all files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
+    /// Names that the file has, in all folders of the file system: other timelines may share it.
+    fn links(&self, name: &str) -> io::Result<u64> {
+        let _ = name;
+        Ok(1)
+    }
     /// Makes creations, renames and removals durable.
     fn sync_folder(&self) -> io::Result<()>;
     /// Takes the one writer's lock; WouldBlock if another holds it. It dies with the process or the value.

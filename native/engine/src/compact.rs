@@ -1,0 +1,138 @@
+//! Compaction: sealed segments below the horizon are written anew with what an instant still sees.
+//!
+//! Mark (what is dead in each segment, from the index alone), choose (pure), rewrite, one manifest commit, then the old files go. Before the commit a failure
+//! throws the output away; after it the old files are leftovers that any opening removes. Views find moved payloads by LSN and start (`index/map.rs`).
+
+mod choose;
+mod rewrite;
+
+use std::collections::{HashMap, HashSet};
+
+use crate::compact::choose::{choose, Candidate};
+use crate::error::Result;
+use crate::index::reachable::{branches, Branch, Walk};
+use crate::index::sealed::SealedSet;
+use crate::journal::segment::file_name;
+use crate::units::SegmentId;
+use crate::volume::Volume;
+
+/// Bytes that a kept entry takes beside its payload: directory and footer.
+const ENTRY_BYTES: u64 = 46;
+/// Entries of whose names a walk keeps a list for all segments; beyond that a second walk asks for the chosen ones.
+const NAMES_MAX: u64 = 2_000_000;
+
+/// What one cycle did, in bytes of files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compacted {
+    pub segments_in: usize,
+    pub segments_out: usize,
+    pub written: u64,
+    pub freed: u64,
+    /// What rewriting everything that may be rewritten would still free.
+    pub dead: u64,
+}
+
+/// (LSN, start) of the entries of one segment that stay, and their bytes.
+#[derive(Default)]
+struct Kept {
+    bytes: u64,
+    names: Vec<(u64, u64)>,
+}
+
+/// Called with each megabyte or so of work; an error of its ends the cycle.
+pub type Pace<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
+
+impl Volume {
+    /// One cycle: rewrites the segments that give back most, until `need` bytes are free; with 0, those that are at least half dead.
+    ///
+    /// One cycle runs at a time. It changes nothing that an instant shows.
+    pub fn compact(&self, need: u64, pace: Pace<'_>) -> Result<Compacted> {
+        let _one_at_a_time = self.compaction.lock();
+        self.check_writable()?;
+        let sealed = self.index.sealed();
+        let (horizon, branches) = self.stops(&sealed);
+        // Recovery of open segments begins at the newest sealed one.
+        let last = sealed.len().saturating_sub(1);
+        let eligible: HashSet<u32> =
+            sealed[..last].iter().filter(|s| s.item.last_lsn.0 <= horizon).map(|s| s.item.id.0).collect();
+        if eligible.is_empty() {
+            return Ok(Compacted::default());
+        }
+        let entries: u64 =
+            sealed.iter().filter(|s| eligible.contains(&s.item.id.0)).map(|s| u64::from(s.item.entries)).sum();
+        let few = entries <= NAMES_MAX;
+        let mut kept = self.mark(&sealed, horizon, &branches, |id| few && eligible.contains(&id))?;
+        let candidates = self.candidates(&sealed, &eligible, &kept);
+        let units = choose(&candidates, need, self.options.segment_bytes);
+        if !few && !units.is_empty() {
+            let chosen: HashSet<u32> = units.iter().flatten().copied().collect();
+            kept = self.mark(&sealed, horizon, &branches, |id| chosen.contains(&id))?;
+        }
+        let mut done = Compacted { dead: candidates.iter().map(Candidate::dead).sum(), ..Compacted::default() };
+        for unit in units {
+            let names = unit.iter().flat_map(|id| kept.remove(id).unwrap_or_default().names).collect();
+            let inputs: Vec<_> = unit.iter().filter_map(|&id| sealed.with_id(id).cloned()).collect();
+            if let Some(part) = self.rewrite(&inputs, names, pace)? {
+                done.segments_in += part.segments_in;
+                done.segments_out += part.segments_out;
+                done.written += part.written;
+                done.freed += part.freed;
+                done.dead = done.dead.saturating_sub(part.freed);
+            }
+        }
+        Ok(done)
+    }
+
+    /// The horizon, and where the walk has to look.
+    fn stops(&self, sealed: &SealedSet) -> (u64, Vec<Branch>) {
+        let (horizon, points) = self.reachable();
+        let points: Vec<u64> = points.iter().map(|p| p.lsn.0).collect();
+        let newest = sealed.last().map_or(0, |s| s.item.last_lsn.0);
+        (horizon.lsn.0, branches(&self.index.lineage(), horizon.lsn.0, &points, newest))
+    }
+
+    /// What stays of each segment that has records at or below the horizon; with names where `named`.
+    fn mark(
+        &self,
+        sealed: &SealedSet,
+        horizon: u64,
+        branches: &[Branch],
+        named: impl Fn(u32) -> bool,
+    ) -> Result<HashMap<u32, Kept>> {
+        let mut kept: HashMap<u32, Kept> = HashMap::new();
+        let walk = Walk::begin(&self.index.files, sealed, horizon, branches)?;
+        walk.run(&mut |version, seen| {
+            let holder = sealed.holding(version.lsn).filter(|_| seen);
+            if let Some(id) = holder.map(|s| s.item.id.0) {
+                let of_segment = kept.entry(id).or_default();
+                of_segment.bytes += ENTRY_BYTES + version.stored_bytes();
+                if named(id) {
+                    of_segment.names.push((version.lsn, version.start));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(kept)
+    }
+
+    fn candidates(&self, sealed: &SealedSet, eligible: &HashSet<u32>, kept: &HashMap<u32, Kept>) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (place, segment) in sealed.iter().enumerate() {
+            let item = &segment.item;
+            if !eligible.contains(&item.id.0) {
+                continue;
+            }
+            let links = self.storage.links(&file_name(SegmentId(item.id.0))).unwrap_or(1);
+            candidates.push(Candidate {
+                id: item.id.0,
+                place,
+                clock_epoch: item.clock_epoch,
+                span: (item.first_lsn.0, item.last_lsn.0),
+                bytes: item.file_bytes,
+                kept: kept.get(&item.id.0).map_or(0, |k| k.bytes),
+                shared: links > 1,
+            });
+        }
+        candidates
+    }
+}

@@ -1,0 +1,279 @@
+//! Which versions some instant still sees (docs/decisions/0005-history.md, "What is reachable").
+//!
+//! Instants at or above the horizon see the records from there on, which all stay, and what the state at the horizon sees, or the states that later rollbacks go back
+//! to. So it is enough to know, for a few *stops* at or below the horizon, who owns which sectors there. Versions are laid over each other in the order of LSNs; the
+//! owner of a sector while a stop passes stays. Keeping more is harmless: what is laid over stays laid over.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::files::Files;
+use super::sealed::{Sealed, SealedSet};
+use super::{Version, LEAF_SECTORS};
+use crate::error::Result;
+use crate::path::{Lineage, Path};
+
+/// Sectors looked at in one go.
+const WINDOW: u64 = 4 * LEAF_SECTORS;
+
+/// Stops on one branch of the timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// Of the last stop.
+    path: Path,
+    /// LSNs on the path, ascending.
+    stops: Vec<u64>,
+}
+
+impl Branch {
+    /// True if a version that counts from `lsn` until before `until` is seen.
+    fn sees(&self, lsn: u64, until: u64) -> bool {
+        let at = self.stops.partition_point(|&stop| stop < lsn);
+        self.stops.get(at).is_some_and(|&stop| stop < until)
+    }
+}
+
+/// The stops for a horizon and points below it, as far as segments up to `sealed` can tell.
+pub fn branches(lineage: &Lineage, horizon: u64, points: &[u64], sealed: u64) -> Vec<Branch> {
+    let later = lineage.branches().iter().filter(|&&(n, to)| n > horizon && to < horizon).map(|&(_, to)| to);
+    let mut by_start: BTreeMap<u64, Branch> = BTreeMap::new();
+    for lsn in points.iter().copied().chain([horizon]).chain(later) {
+        // Later records are all kept, and lie over what this path shows.
+        let path = lineage.path(lsn).upto(sealed);
+        let Some(&(start, stop)) = path.intervals().last() else { continue };
+        let branch = by_start.entry(start).or_insert_with(|| Branch { path: path.clone(), stops: Vec::new() });
+        if branch.path.head() < stop {
+            branch.path = path;
+        }
+        branch.stops.push(stop);
+    }
+    let mut branches: Vec<Branch> = by_start.into_values().collect();
+    for branch in &mut branches {
+        branch.stops.sort_unstable();
+        branch.stops.dedup();
+    }
+    branches
+}
+
+const NOBODY: u32 = u32::MAX;
+
+/// Marks in `kept` the versions, sorted by LSN, that a stop sees in `range`, one cell a sector.
+fn paint_cells(branch: &Branch, range: (u64, u64), versions: &[&Version], cells: &mut Vec<u32>, kept: &mut [bool]) {
+    cells.clear();
+    cells.resize((range.1 - range.0) as usize, NOBODY);
+    for (i, version) in versions.iter().enumerate().filter(|(_, v)| branch.path.contains(v.lsn)) {
+        let (start, end) = (version.start.max(range.0), version.end().min(range.1));
+        if start >= end {
+            continue;
+        }
+        let mut before = NOBODY;
+        for cell in &mut cells[(start - range.0) as usize..(end - range.0) as usize] {
+            let owner = std::mem::replace(cell, i as u32);
+            if owner != before && owner != NOBODY {
+                let owner = owner as usize;
+                kept[owner] = kept[owner] || branch.sees(versions[owner].lsn, version.lsn);
+            }
+            before = owner;
+        }
+    }
+    let mut before = NOBODY;
+    for &owner in cells.iter().filter(|&&owner| owner != NOBODY) {
+        if owner != before {
+            let (owner, lsn) = (owner as usize, versions[owner as usize].lsn);
+            kept[owner] = kept[owner] || branch.sees(lsn, u64::MAX);
+        }
+        before = owner;
+    }
+}
+
+/// The same for a range of any length.
+fn paint(branch: &Branch, range: (u64, u64), versions: &[&Version], kept: &mut [bool]) {
+    // Start → (end, version); disjoint.
+    let mut owners: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
+    for (i, version) in versions.iter().enumerate().filter(|(_, v)| branch.path.contains(v.lsn)) {
+        let (start, end) = (version.start.max(range.0), version.end().min(range.1));
+        if start >= end {
+            continue;
+        }
+        let first = owners.range(..start).next_back().filter(|(_, &(until, _))| until > start).map(|(&at, _)| at);
+        let covered: Vec<(u64, (u64, usize))> =
+            owners.range(first.unwrap_or(start)..end).map(|(&at, &owner)| (at, owner)).collect();
+        for (at, (until, owner)) in covered {
+            owners.remove(&at);
+            kept[owner] = kept[owner] || branch.sees(versions[owner].lsn, version.lsn);
+            if at < start {
+                owners.insert(at, (start, owner));
+            }
+            if until > end {
+                owners.insert(end, (until, owner));
+            }
+        }
+        owners.insert(start, (end, i));
+    }
+    for &(_, owner) in owners.values() {
+        kept[owner] = kept[owner] || branch.sees(versions[owner].lsn, u64::MAX);
+    }
+}
+
+/// A version, and whether a window before this one kept it.
+struct Carried {
+    version: Version,
+    kept: bool,
+}
+
+/// Walks the index of sealed segments by address. Calls `see(version, kept)` once for each version on record.
+pub struct Walk<'a> {
+    files: &'a Files,
+    branches: &'a [Branch],
+    cursors: Vec<Cursor>,
+    wide: Vec<Version>,
+    carried: Vec<Carried>,
+    cells: Vec<u32>,
+}
+
+impl<'a> Walk<'a> {
+    /// Over the segments whose first LSN is at or below `upto`. Long zeros are few: they are compared with each other only, and so rather kept.
+    pub fn begin(files: &'a Files, sealed: &SealedSet, upto: u64, branches: &'a [Branch]) -> Result<Walk<'a>> {
+        let mut walk =
+            Walk { files, branches, cursors: Vec::new(), wide: Vec::new(), carried: Vec::new(), cells: Vec::new() };
+        for segment in sealed.iter().filter(|s| s.item.first_lsn.0 <= upto) {
+            walk.wide.extend(segment.wide_versions(files)?);
+            walk.cursors.push(Cursor::new(segment.clone(), files)?);
+        }
+        walk.wide.sort_unstable_by_key(|v| v.lsn);
+        Ok(walk)
+    }
+
+    pub fn run(mut self, see: &mut dyn FnMut(&Version, bool) -> Result<()>) -> Result<()> {
+        let all: Vec<&Version> = self.wide.iter().collect();
+        let mut kept = vec![false; all.len()];
+        self.branches.iter().for_each(|branch| paint(branch, (0, u64::MAX), &all, &mut kept));
+        for (version, kept) in self.wide.iter().zip(kept) {
+            see(version, kept)?;
+        }
+        while let Some(next) = self.next_start() {
+            self.window(next / WINDOW * WINDOW, see)?;
+        }
+        Ok(())
+    }
+
+    /// Where the next version that is not done begins.
+    fn next_start(&self) -> Option<u64> {
+        let carried = self.carried.iter().map(|c| c.version.start);
+        carried.chain(self.cursors.iter().filter_map(Cursor::next_start)).min()
+    }
+
+    fn window(&mut self, start: u64, see: &mut dyn FnMut(&Version, bool) -> Result<()>) -> Result<()> {
+        // What is carried into a window begins before it.
+        let start = self.carried.iter().map(|c| c.version.end() - 1).min().map_or(start, |end| end / WINDOW * WINDOW);
+        let end = start + WINDOW;
+        let mut narrow = std::mem::take(&mut self.carried);
+        for cursor in &mut self.cursors {
+            while let Some(version) = cursor.next_before(end, self.files)? {
+                narrow.push(Carried { version, kept: false });
+            }
+        }
+        narrow.sort_unstable_by_key(|c| c.version.lsn);
+        let over = self.wide.iter().filter(|v| v.overlaps(start, end));
+        let mut all: Vec<(&Version, Option<usize>)> = over.map(|v| (v, None)).collect();
+        all.extend(narrow.iter().enumerate().map(|(i, c)| (&c.version, Some(i))));
+        all.sort_by_key(|(v, _)| v.lsn);
+        let versions: Vec<&Version> = all.iter().map(|(v, _)| *v).collect();
+        let mut kept = vec![false; all.len()];
+        let cells = &mut self.cells;
+        self.branches.iter().for_each(|branch| paint_cells(branch, (start, end), &versions, cells, &mut kept));
+        let marks: Vec<usize> = all.iter().zip(&kept).filter(|(_, &kept)| kept).filter_map(|((_, i), _)| *i).collect();
+        marks.into_iter().for_each(|i| narrow[i].kept = true);
+        for done in narrow {
+            if done.version.end() > end {
+                self.carried.push(done);
+            } else {
+                see(&done.version, done.kept)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The narrow versions of one segment, by start.
+struct Cursor {
+    segment: Arc<Sealed>,
+    next_block: usize,
+    /// Where the next block begins.
+    next_fence: Option<u64>,
+    ready: VecDeque<Version>,
+}
+
+impl Cursor {
+    fn new(segment: Arc<Sealed>, files: &Files) -> Result<Cursor> {
+        let next_fence = segment.narrow_start(files, 0)?;
+        Ok(Cursor { segment, next_block: 0, next_fence, ready: VecDeque::new() })
+    }
+
+    fn next_start(&self) -> Option<u64> {
+        self.ready.front().map(|v| v.start).or(self.next_fence)
+    }
+
+    fn next_before(&mut self, end: u64, files: &Files) -> Result<Option<Version>> {
+        if self.next_start().is_none_or(|start| start >= end) {
+            return Ok(None);
+        }
+        if self.ready.is_empty() {
+            self.ready = self.segment.narrow_block(files, self.next_block)?.into();
+            self.next_block += 1;
+            self.next_fence = self.segment.narrow_start(files, self.next_block)?;
+        }
+        Ok(self.ready.pop_front())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Place;
+    use super::*;
+
+    /// Every sector of every instant, one by one.
+    #[test]
+    fn what_an_instant_sees_is_kept_and_what_none_sees_is_not() {
+        let mut seed = 3u64;
+        let mut chance = |below: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % below
+        };
+        for _ in 0..300 {
+            let head = 40;
+            let mut rollbacks = Vec::new();
+            let mut versions = Vec::new();
+            for lsn in 1..=head {
+                if lsn > 2 && chance(6) == 0 {
+                    rollbacks.push((lsn, chance(lsn)));
+                } else {
+                    let start = chance(20);
+                    versions.push(Version { start, sectors: 1 + chance(8), lsn, place: Place::Zero });
+                }
+            }
+            let lineage = Lineage::new(rollbacks);
+            let horizon = chance(head) + 1;
+            let points: Vec<u64> = (0..chance(4)).map(|_| chance(horizon)).collect();
+            let all: Vec<&Version> = versions.iter().filter(|v| v.lsn <= horizon).collect();
+            let (mut kept, mut in_cells) = (vec![false; all.len()], vec![false; all.len()]);
+            for branch in branches(&lineage, horizon, &points, u64::MAX) {
+                paint(&branch, (0, 100), &all, &mut kept);
+                paint_cells(&branch, (0, 100), &all, &mut Vec::new(), &mut in_cells);
+            }
+            assert_eq!(kept, in_cells);
+            let mut seen = vec![false; all.len()];
+            for instant in points.iter().copied().chain(horizon..=head) {
+                let path = lineage.path(instant);
+                for sector in 0..40 {
+                    let covers = |v: &&Version| path.contains(v.lsn) && v.overlaps(sector, sector + 1);
+                    let owner = versions.iter().filter(covers).max_by_key(|v| v.lsn);
+                    if let Some(i) = owner.and_then(|owner| all.iter().position(|v| v.lsn == owner.lsn)) {
+                        seen[i] = true;
+                    }
+                }
+            }
+            assert_eq!(kept, seen, "{lineage:?} horizon {horizon} points {points:?}");
+        }
+    }
+}
