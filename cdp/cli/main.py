@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from cdp import __version__
-from cdp.cli import accept_origin, bookmark, create, delete, log, rename, restore, serve, show, undelete, verify
+from cdp.cli import accept_origin, bookmark, create, delete, diff, log, rename, restore, serve, show, undelete, verify
 from cdp.cli import list as list_verb
 from cdp.cli.options import WHEN_HELP, StoreOption
 from cdp.errors import CdpError
@@ -57,12 +57,17 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("undelete", undelete.undelete),
     ("log", log.log),
     ("bookmark", bookmark.bookmark),
+    ("diff", diff.diff),
     ("restore", restore.restore),
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
 for _name, _verb in _VERBS:
-    app.command(_name, epilog=WHEN_HELP if _name in ("log", "bookmark", "restore") else None)(_verb)
+    app.command(
+        _name,
+        epilog=WHEN_HELP if _name in ("log", "bookmark", "diff", "restore") else None,
+        context_settings=diff.CONTEXT_SETTINGS if _name == "diff" else None,
+    )(_verb)
 
 
 def run(application: typer.Typer, name: str) -> None:
