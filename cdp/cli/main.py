@@ -16,7 +16,22 @@ from typing import Annotated
 import typer
 
 from cdp import __version__
-from cdp.cli import accept_origin, bookmark, create, delete, diff, log, rename, restore, serve, show, undelete, verify
+from cdp.cli import (
+    accept_origin,
+    bookmark,
+    compact,
+    create,
+    delete,
+    diff,
+    log,
+    rename,
+    restore,
+    retention,
+    serve,
+    show,
+    undelete,
+    verify,
+)
 from cdp.cli import list as list_verb
 from cdp.cli.options import WHEN_HELP, StoreOption
 from cdp.errors import CdpError
@@ -59,15 +74,15 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("bookmark", bookmark.bookmark),
     ("diff", diff.diff),
     ("restore", restore.restore),
+    ("retention", retention.retention),
+    ("compact", compact.compact),
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
+_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore"), WHEN_HELP) | {"retention": retention.TERMS_HELP}
 for _name, _verb in _VERBS:
-    app.command(
-        _name,
-        epilog=WHEN_HELP if _name in ("log", "bookmark", "diff", "restore") else None,
-        context_settings=diff.CONTEXT_SETTINGS if _name == "diff" else None,
-    )(_verb)
+    settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
+    app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)
 
 
 def run(application: typer.Typer, name: str) -> None:
