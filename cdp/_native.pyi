@@ -187,11 +187,11 @@ class Server:
         *,
         structured: bool,
         extended: bool,
-        contexts: list[tuple[int, str]],
+        contexts: Sequence[tuple[int, str | View]],
         on_end: Callable[[int, str], None] | None = None,
     ) -> int:
         """Takes over a connected socket (the caller gives the descriptor away) after the reply to NBD_OPT_GO or EXPORT_NAME; `leftover`: bytes already read past the handshake.
-        `contexts`: (id, name) as negotiated, `base:allocation` only for now. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
+        `contexts`: (id, `base:allocation`), or (id, a view) for what changed since that instant. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
 
     def sessions(self) -> list[dict[str, int | str | bool]]:
         """id, requests, bytes_in, bytes_out, errors, pending_bytes a live session."""

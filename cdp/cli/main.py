@@ -23,6 +23,7 @@ from cdp.cli import (
     compact,
     create,
     delete,
+    diff,
     log,
     rename,
     restore,
@@ -74,6 +75,7 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("undelete", undelete.undelete),
     ("log", log.log),
     ("bookmark", bookmark.bookmark),
+    ("diff", diff.diff),
     ("restore", restore.restore),
     ("rollback", rollback.rollback),
     ("clone", clone.clone),
@@ -83,11 +85,12 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
-_EPILOGS = dict.fromkeys(("log", "bookmark", "restore", "rollback", "clone"), WHEN_HELP) | {
+_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clone"), WHEN_HELP) | {
     "retention": retention.TERMS_HELP
 }
 for _name, _verb in _VERBS:
-    app.command(_name, epilog=_EPILOGS.get(_name))(_verb)
+    settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
+    app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)
 
 
 def run(application: typer.Typer, name: str) -> None:

@@ -42,6 +42,15 @@ class Export(Protocol):
     def description(self) -> str | None:
         """One line for people (NBD_INFO_DESCRIPTION); at most 4096 bytes of UTF-8, without NUL."""
 
+    async def since(self, when: str) -> _native.View:
+        """The instant that a client names to learn what changed since then (`x-cdp:changed-since:`), held as long as the view lives. May wait.
+
+        Errors (`cdp.errors`): Invalid for what is no WHEN, NotFound for an instant that cannot be reached, others as they come: the context is not offered.
+        """
+
+    async def instants(self) -> list[str]:
+        """Some that `since` takes, for a client that does not know what to ask for. May wait."""
+
     def enter(self, attach: Callable[[], int]) -> int:
         """Begins a session by calling `attach`, in the trio thread; its number, which `attach` gave. Must not block.
 

@@ -249,7 +249,8 @@ impl Volume {
         edits.extend(items.iter().cloned().map(Edit::SetSegment));
         {
             let mut manifest = self.manifest.lock();
-            if manifest.content.state.clean {
+            // Not `state.clean`: a volume that was opened and not written to yet is clean too.
+            if self.is_closed() {
                 return Err(Error::new(Kind::Closed, "the volume was closed meanwhile"));
             }
             edits.insert(0, Edit::State(manifest.content.state));
