@@ -116,7 +116,8 @@ impl Volume {
     /// A horizon below the present one, or above what is durable, counts as that. NotFound if a point cannot be reached now, Invalid if one lies above the horizon.
     pub fn retain(&self, horizon: Lsn, points: &[Lsn]) -> Result<()> {
         self.check_writable()?;
-        while !self.try_retain(horizon, points)? {}
+        // Giving history up is what makes room.
+        while !self.with_reserve(|| self.try_retain(horizon, points))? {}
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::full::RESERVE;
 use crate::index::checkpoint::{self, Builder, Checkpoint, SHARD_SECTORS};
 use crate::index::footer::{self, Site};
 use crate::index::map::At;
@@ -268,7 +269,7 @@ impl Volume {
         let known = |name: &String| {
             named.contains(name)
                 || self.is_in_the_making(name)
-                || matches!(name.as_str(), "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock")
+                || matches!(name.as_str(), "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock" | RESERVE)
         };
         for name in names.into_iter().filter(|name| !known(name)) {
             let what = "no manifest names this file; the next writer removes it if it is a crash's".to_owned();

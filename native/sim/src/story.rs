@@ -201,7 +201,7 @@ impl Story {
         self.pending = pending.split_off(now);
         for lsn in pending {
             match self.volume().commit(Lsn(lsn)) {
-                Ok(()) => self.oracle.replied(lsn),
+                Ok(_) => self.oracle.replied(lsn),
                 Err(error) => {
                     self.oracle.failed(lsn);
                     self.fail("commit", error);
@@ -306,7 +306,7 @@ impl Story {
         let result = volume.close();
         for lsn in std::mem::take(&mut self.pending) {
             match volume.commit(Lsn(lsn)) {
-                Ok(()) => self.oracle.replied(lsn),
+                Ok(_) => self.oracle.replied(lsn),
                 Err(error) => {
                     self.oracle.failed(lsn);
                     self.fail("commit", error);

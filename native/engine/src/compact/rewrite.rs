@@ -84,7 +84,7 @@ impl Volume {
                     continue;
                 }
                 if let Some(full) =
-                    outputs.last_mut().filter(|o| row.lsn != before && o.is_full(self.options.segment_bytes))
+                    outputs.last_mut().filter(|o| row.lsn != before && o.is_full(self.gate.meter.segment_bytes()))
                 {
                     // All entries of an LSN lie in one segment; ranges do not overlap.
                     full.last = (row.lsn - 1, full.last.1);
@@ -252,6 +252,7 @@ impl Volume {
         edits.extend(items.iter().cloned().map(Edit::SetSegment));
         {
             let mut manifest = self.manifest.lock();
+            // Not `state.clean`: a volume that was opened and not written to yet is clean too.
             if self.is_closed() {
                 return Err(Error::new(Kind::Closed, "the volume was closed meanwhile"));
             }
