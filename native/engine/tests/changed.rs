@@ -281,14 +281,16 @@ fn clone_of(parent: &mut Model, volume: &Arc<Volume>, from: &Path, to: &Path, me
 
 #[test]
 fn clones_and_parents_differ_by_what_each_wrote_since_they_parted() {
-    let folders: Vec<_> = (0..5).map(|_| tempfile::tempdir().unwrap()).collect();
+    let folders: Vec<_> = (0..6).map(|_| tempfile::tempdir().unwrap()).collect();
     let folder = |member: usize| folders[member].path();
     Volume::create(Arc::new(Disk::new(folder(0)).unwrap()), [100; 16], SIZE, Stamp(1)).unwrap();
     let model = Model { seed: 5, member: 100, instants: vec![(Lsn::ZERO, BTreeSet::new())], ..Model::default() };
     let mut family = vec![(open(folder(0), Maintenance::Inline), model)];
     let mut chance = Model { seed: 77, ..Model::default() };
-    for member in 1..5 {
-        for (volume, model) in &mut family {
+    for member in 1..6 {
+        // The first two are twins: clones of the newest instant, whose own LSNs go on where the parent's do.
+        let twin = member <= 2;
+        for (volume, model) in family.iter_mut().filter(|_| member != 2) {
             for _ in 0..50 {
                 model.step(volume);
                 if model.random(10) == 0 {
@@ -299,8 +301,11 @@ fn clones_and_parents_differ_by_what_each_wrote_since_they_parted() {
                 model.retain(volume);
             }
         }
-        let parent = chance.random(family.len() as u64) as usize;
+        let parent = if twin { 0 } else { chance.random(family.len() as u64) as usize };
         let (volume, model) = &mut family[parent];
+        if twin {
+            model.instants = vec![(volume.latest().0, model.live.clone())];
+        }
         let clone = clone_of(model, volume, folder(parent), folder(member), 100 + member as u64);
         family.push(clone);
         let mut all = Model { seed: 9, ..Model::default() };
