@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from cdp import files, timeline
+from cdp import files, scrub, timeline
 from cdp.catalog import Catalog, Damaged, Entry
 from cdp.description import SECTOR, Description, Origin
 from cdp.errors import CdpError, Corrupt, Invalid, Io, NotFound
@@ -28,6 +28,7 @@ from cdp.facts import (
     LogFacts,
     OriginFacts,
     ShowFacts,
+    VerifyFacts,
     VolumeFacts,
 )
 from cdp.names import is_volume_id
@@ -60,7 +61,11 @@ class Store(Protocol):
     def bookmark(self, volume: str, name: str, at: When, *, force: bool) -> BookmarkFacts: ...
     def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts: ...
     def resolve(self, volume: str, wanted: When) -> InstantFacts: ...
-    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]: ...
+    def verify(
+        self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
+    ) -> VerifyFacts:
+        """`rate`: bytes a second, 0: no bound, None: what suits. `restart`: not from where an earlier check stopped."""
+
     def accept_origin(self, volume: str) -> VolumeFacts: ...
 
 
@@ -202,18 +207,23 @@ class LocalStore:
         with self.opener.looking(self.catalog.find(volume, deleted=True)) as opened:
             return instant_facts(opened.resolve(wanted))
 
-    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]:
+    def verify(
+        self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
+    ) -> VerifyFacts:
+        scrub.check_rate(rate)
         entry = self._any(volume)
         found = [FindingFacts(str(entry.folder), problem) for problem in entry.problems]
         if isinstance(entry, Damaged):
-            return tuple(found)
+            return VerifyFacts(volume, tuple(found))
+        resumed = None
         try:
             with self.opener.looking(entry) as opened:
-                found += [_finding(entry, finding) for finding in opened.native.verify(progress)]
+                damage, resumed = scrub.check(opened, progress, rate=rate, restart=restart)
+                found += damage
         except (Corrupt, Invalid, NotFound, Io) as error:
             # It could not even be opened, or read to its end.
             found.append(FindingFacts(str(entry.folder), str(error)))
-        return tuple(found)
+        return VerifyFacts(volume, tuple(found), resumed)
 
     def accept_origin(self, volume: str) -> VolumeFacts:
         entry = self.catalog.find(volume)
@@ -290,22 +300,6 @@ def _origin_change(before: Origin, now: Origin) -> dict[str, str | int]:
         "identity_before": before.identity,
         "changed_before": before.changed_stamp,
     }
-
-
-def _finding(entry: Entry, finding: dict[str, int | str | None]) -> FindingFacts:
-    def number(key: str) -> int | None:
-        value = finding.get(key)
-        return value if isinstance(value, int) else None
-
-    return FindingFacts(
-        file=str(entry.folder / str(finding.get("file") or "")),
-        what=str(finding.get("what")),
-        segment=number("segment"),
-        lsn=number("lsn"),
-        offset=number("offset"),
-        length=number("length"),
-        repairable=bool(finding.get("repairable")),
-    )
 
 
 def _in_use(entry: Entry | Damaged) -> str:

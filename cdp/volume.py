@@ -39,6 +39,7 @@ class OpenVolume:
 
         self.entry = entry
         self._marks_lock = threading.Lock()
+        self.checking = threading.Lock()
         accepted = entry.description.origin
         self._origin: OpenOrigin | None = None
         if accepted is not None and with_origin:

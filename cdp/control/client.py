@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from cdp import config, sockets
 from cdp.control.wire import PREFIX, from_answer
 from cdp.errors import CdpError, Closed
-from cdp.facts import BookmarkFacts, FindingFacts, HealthFacts, InstantFacts, LogFacts, ShowFacts, VolumeFacts
+from cdp.facts import BookmarkFacts, HealthFacts, InstantFacts, LogFacts, ShowFacts, VerifyFacts, VolumeFacts
 from cdp.store import Progress
 from cdp.when import When
 
@@ -97,15 +97,20 @@ class RemoteStore:
     def accept_origin(self, volume: str) -> VolumeFacts:
         return self._facts(VolumeFacts, "POST", _path(volume, "accept-origin"))
 
-    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]:
-        with _connected(), self._http.stream("POST", _path(volume, "verify")) as answer:
+    def verify(
+        self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
+    ) -> VerifyFacts:
+        asked: dict[str, int | bool] = {"restart": restart}
+        if rate is not None:
+            asked["rate"] = rate
+        with _connected(), self._http.stream("POST", _path(volume, "verify"), params=asked) as answer:
             if answer.is_error:
                 answer.read()
                 raise from_answer(answer.status_code, _json(answer.text))
             for line in answer.iter_lines():
                 told = _json(line)
                 if "findings" in told:
-                    return TypeAdapter(tuple[FindingFacts, ...]).validate_python(told["findings"])
+                    return TypeAdapter(VerifyFacts).validate_python(told)
                 if "kind" in told:
                     raise from_answer(answer.status_code, told)
                 if progress is not None:

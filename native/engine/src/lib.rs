@@ -28,6 +28,8 @@ mod request;
 pub mod restore;
 mod ring;
 mod rollback;
+pub mod scrub;
+mod shown;
 pub mod storage;
 pub mod timeline;
 pub mod units;
