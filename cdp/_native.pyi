@@ -116,8 +116,8 @@ class Volume:
 
     def scrub(
         self,
-        tell: Callable[[int, int, tuple[int, int], list[dict[str, int | str | None]]], None],
-        position: tuple[int, int] = (0, 0),
+        tell: Callable[[int, int, tuple[int, int, int], list[dict[str, int | str | None]]], None],
+        position: tuple[int, int, int] = (0, 0, 0),
         reads: Callable[[int], None] | None = None,
     ) -> None:
         """The same from a position on. `tell(done_bytes, total_bytes, position, findings)` after each file; `reads(bytes)` as they come from the disk: who wants it slower

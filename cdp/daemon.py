@@ -34,6 +34,7 @@ from cdp.control.api import control_app
 from cdp.errors import CdpError, Invalid
 from cdp.exports import StoreExports
 from cdp.facts import HealthFacts
+from cdp.keeping import keep_volumes
 from cdp.nbd import server as nbd_server
 from cdp.sockets import Address, UnixAddress, listen_tcp, listen_unix
 from cdp.store import LocalStore
@@ -79,6 +80,7 @@ class _Daemon:
         self, settings: Settings, catalog: Catalog, listeners: list[socket.socket], control: socket.socket
     ) -> None:
         self._settings = settings
+        self._catalog = catalog
         self._table = Table(catalog)
         self._store = LocalStore(settings.store, self._table)
         self._exports = StoreExports(catalog, self._table)
@@ -98,11 +100,14 @@ class _Daemon:
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
                 await nursery.start(_serve_control, app, self._control, stop_control)
+                keeping = trio.CancelScope()
+                nursery.start_soon(self._keep, keeping)
                 self._announce()
                 async for number in signals:
                     log.info("stopping: %s", signal.Signals(number).name)
                     break
                 accepting.cancel()
+                keeping.cancel()
                 stopping.set()
                 stop_control.set()
                 await trio.to_thread.run_sync(partial(self._native.stop, GRACE_SECONDS))
@@ -114,6 +119,10 @@ class _Daemon:
         accepting = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in self._listeners]
         with scope:
             await nbd_server.serve(accepting, self._exports, self._native, task_status=task_status)
+
+    async def _keep(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await keep_volumes(self._catalog, self._table)
 
     def _announce(self) -> None:
         if self._settings.ready_fd is not None:

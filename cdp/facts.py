@@ -58,6 +58,10 @@ class BookmarkFacts:
     lsn: int
     stamp: int
     made_stamp: int
+    held: bool = False
+    """Never given up for space."""
+    expires_stamp: int | None = None
+    """When it goes by itself; None: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,113 @@ class EventFacts:
     stamp: int
     event: str
     details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFacts:
+    """What a volume keeps (cdp/retention/policy.py). Spans in seconds, None: for ever; `budget_bytes` None: as much as the disk has."""
+
+    every_write_seconds: int | None
+    minutes_seconds: int | None
+    hours_seconds: int | None
+    days_seconds: int | None
+    minimum_seconds: int
+    budget_bytes: int | None
+    full: str
+    thin: bool
+    set_stamp: int | None
+    """When it was set; None: it is the default."""
+    settings: Mapping[str, str]
+    """The same as text, as `cdp retention` takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinFacts:
+    """Somebody reads the instant `lsn`. `held_bytes`: what it alone keeps from being freed, at most; None: nothing, or not known."""
+
+    lsn: int
+    kind: str
+    stamp: int | None = None
+    held_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceFacts:
+    """Bytes on disk. `allowed_bytes`: the budget that counts now, the volume's own or its share of the store's; None: the disk's.
+
+    Writes are slowed down above `soft_bytes`, and wait or fail at `hard_bytes`. `dead_bytes`: what compaction could free as things are,
+    estimated; `shared_bytes`: in files that clones have too.
+    """
+
+    used_bytes: int
+    allowed_bytes: int | None
+    soft_bytes: int | None
+    hard_bytes: int | None
+    dead_bytes: int
+    shared_bytes: int
+    reserve_bytes: int
+    disk_free_bytes: int | None
+    seconds_until_full: int | None
+    """At the pace of the last hour; None: nothing was written, or there is no end in sight."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionFacts:
+    """What `cdp retention` prints: the policy, and what it means now."""
+
+    volume: VolumeFacts
+    policy: PolicyFacts
+    horizon: InstantFacts
+    """From here on every write can be reached."""
+    oldest: InstantFacts
+    points: int
+    """Instants kept below the horizon."""
+    promised_seconds: int | None
+    """How far back history reaches while there is space; None: to the beginning."""
+    reached_seconds: int
+    """How far back it reaches now, from the newest record."""
+    condition: str
+    """ok, slowing (writes are slowed down), stalled (they wait), full (they fail)."""
+    shortened: bool
+    """History was given up for space, and does not yet reach back as promised again."""
+    minimum_broken: bool
+    space: SpaceFacts
+    pins: tuple[PinFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreVolumeFacts:
+    """What a volume, deleted ones included, takes of its store: `used_bytes` in its files, `own_bytes` of them in files that no other volume has."""
+
+    id: str
+    name: str | None
+    used_bytes: int
+    own_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRetentionFacts:
+    """What `cdp retention` prints without a volume. `budget_bytes` None: the volumes share no budget; `used_bytes` counts a shared file once."""
+
+    budget_bytes: int | None
+    thin: bool
+    used_bytes: int
+    disk_free_bytes: int
+    volumes: tuple[StoreVolumeFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompactFacts:
+    """What `cdp compact` did. `rounds`: how often it looked for something to free."""
+
+    volume: VolumeFacts
+    horizon: InstantFacts
+    points: int
+    rounds: int
+    freed_bytes: int
+    written_bytes: int
+    used_bytes: int
+    """Afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +195,8 @@ class ShowFacts:
     bookmarks: tuple[BookmarkFacts, ...]
     faults: tuple[str, ...]
     """Damage and anomalies that opening the journal met."""
+    retention: RetentionFacts | None = None
+    """None if the journal cannot be opened."""
 
 
 @dataclass(frozen=True, slots=True)

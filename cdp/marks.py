@@ -1,6 +1,7 @@
 """Bookmarks and events: what the control records of a journal say (docs/format.md, kind 5).
 
-    {"type": "bookmark", "name": NAME, "lsn": N, "stamp": STAMP}     the newest of a name counts
+    {"type": "bookmark", "name": NAME, "lsn": N, "stamp": STAMP}     the newest of a name counts; may also have
+                                                                     "held": true and "expires": STAMP
     {"type": "bookmark-removed", "name": NAME}
     {"type": "event", "event": WHAT, …}
 
@@ -20,9 +21,11 @@ Control = tuple[int, int, bytes]
 """LSN, stamp and JSON of a control record, as `_native.Volume.controls` gives it."""
 
 
-def bookmark_record(name: str, lsn: int, stamp: int) -> bytes:
+def bookmark_record(name: str, lsn: int, stamp: int, *, held: bool = False, expires_stamp: int | None = None) -> bytes:
     """The record that names an instant."""
-    return _encode({"type": "bookmark", "name": name, "lsn": lsn, "stamp": stamp})
+    record = {"type": "bookmark", "name": name, "lsn": lsn, "stamp": stamp}
+    more = {"held": True} if held else {}
+    return _encode({**record, **more, **({} if expires_stamp is None else {"expires": expires_stamp})})
 
 
 def removal_record(name: str) -> bytes:
@@ -46,7 +49,19 @@ def bookmarks(controls: Iterable[Control]) -> dict[str, BookmarkFacts]:
         if record.get("type") == "bookmark-removed":
             found.pop(name, None)
         elif record.get("type") == "bookmark" and isinstance(lsn, int) and isinstance(stamp, int):
-            found[name] = BookmarkFacts(name, lsn, stamp, made)
+            expires = record.get("expires")
+            held = record.get("held") is True
+            found[name] = BookmarkFacts(name, lsn, stamp, made, held, expires if isinstance(expires, int) else None)
+    return found
+
+
+def condition(controls: Iterable[Control], begins: str, ends: str) -> bool:
+    """Whether the newest of two events is the one that begins a condition."""
+    found = False
+    for event in events(
+        control for control in controls if begins.encode() in control[2] or ends.encode() in control[2]
+    ):
+        found = event.event == begins if event.event in (begins, ends) else found
     return found
 
 

@@ -23,6 +23,8 @@ from cdp.facts import EventFacts, FindingFacts
 from cdp.volume import OpenVolume
 
 Progress = Callable[[int, int], None]
+Position = tuple[int, int, int]
+_BEGIN: Position = (0, 0, 0)
 
 POLITE_RATE = 200 << 20
 """Bytes a second beside a running daemon, where nobody asks for another rate."""
@@ -42,10 +44,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Where a check stands that has not come to its end. `position` is native (LSN, checkpoint)."""
+    """Where a check stands that has not come to its end. `position` is native: LSN, checkpoint, merged run."""
 
     began_stamp: int
-    position: tuple[int, int]
+    position: Position
     findings: tuple[FindingFacts, ...]
 
 
@@ -116,7 +118,7 @@ class _Check:
         kept = load(self._path) if self._keeps and not restart else None
         self._resumed = kept.began_stamp if kept is not None else None
         self._began = kept.began_stamp if kept is not None else time.time_ns()
-        self._position = kept.position if kept is not None else (0, 0)
+        self._position = kept.position if kept is not None else _BEGIN
         self._findings = list(kept.findings) if kept is not None else []
         self._left_out = 0
         self._done, self._total = 0, 0
@@ -143,7 +145,7 @@ class _Check:
             self._progress(min(self._done + count, self._total), self._total)
         self._done = min(self._done + count, self._total)
 
-    def _tell(self, done: int, total: int, position: tuple[int, int], found: list[dict[str, int | str | None]]) -> None:
+    def _tell(self, done: int, total: int, position: Position, found: list[dict[str, int | str | None]]) -> None:
         self._done, self._total, self._position = done, total, position
         fresh = [finding_facts(self._opened.entry.folder, finding) for finding in found]
         room = max(0, FINDINGS_MAX - len(self._findings))
@@ -157,7 +159,7 @@ class _Check:
             self._progress(done, total)
 
     def _keep(self) -> None:
-        if self._keeps and self._position != (0, 0):
+        if self._keeps and self._position != _BEGIN:
             save(self._path, Kept(self._began, self._position, tuple(self._findings)))
             self._saved = time.monotonic()
 
@@ -243,19 +245,20 @@ def load(path: Path) -> Kept | None:
         if told["format"] != _FORMAT:
             return None
         findings = tuple(FindingFacts(**finding) for finding in told["findings"])
-        return Kept(int(told["began_stamp"]), (int(told["lsn"]), int(told["checkpoint"])), findings)
+        return Kept(int(told["began_stamp"]), (int(told["lsn"]), int(told["checkpoint"]), int(told["run"])), findings)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def save(path: Path, kept: Kept) -> None:
     """Writes a position down. What cannot be written is only work to be done again."""
-    lsn, checkpoint = kept.position
+    lsn, checkpoint, run = kept.position
     told = {
         "format": _FORMAT,
         "began_stamp": kept.began_stamp,
         "lsn": lsn,
         "checkpoint": checkpoint,
+        "run": run,
         "findings": [asdict(finding) for finding in kept.findings],
     }
     with suppress(OSError):

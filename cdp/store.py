@@ -9,30 +9,36 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from cdp import files, scrub, timeline
+from cdp import files, scrub, shared_budget, timeline
 from cdp.catalog import Catalog, Damaged, Entry
 from cdp.description import SECTOR, Description, Origin
 from cdp.errors import CdpError, Corrupt, Invalid, Io, NotFound
 from cdp.facts import (
     BookmarkFacts,
+    CompactFacts,
     FindingFacts,
     InstantFacts,
     LogFacts,
     OriginFacts,
+    RetentionFacts,
     ShowFacts,
+    StoreRetentionFacts,
+    StoreVolumeFacts,
     VerifyFacts,
     VolumeFacts,
 )
 from cdp.names import is_volume_id
 from cdp.origin import open_accepted, open_origin
+from cdp.standing import compacted, retention_facts
 from cdp.volume import OpenVolume, instant_facts
 from cdp.when import When
 
@@ -58,7 +64,9 @@ class Store(Protocol):
     ) -> LogFacts:
         """`interval` in seconds, None: what suits the time between the two."""
 
-    def bookmark(self, volume: str, name: str, at: When, *, force: bool) -> BookmarkFacts: ...
+    def bookmark(
+        self, volume: str, name: str, at: When, *, force: bool, held: bool = False, expires_stamp: int | None = None
+    ) -> BookmarkFacts: ...
     def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts: ...
     def resolve(self, volume: str, wanted: When) -> InstantFacts: ...
     def verify(
@@ -67,6 +75,16 @@ class Store(Protocol):
         """`rate`: bytes a second, 0: no bound, None: what suits. `restart`: not from where an earlier check stopped."""
 
     def accept_origin(self, volume: str) -> VolumeFacts: ...
+    def retention(self, volume: str) -> RetentionFacts: ...
+    def set_retention(self, volume: str, settings: Mapping[str, str]) -> RetentionFacts:
+        """Changes settings of the volume's policy (cdp/retention/policy.py), given as text under their names."""
+
+    def store_retention(self) -> StoreRetentionFacts: ...
+    def set_store_budget(self, budget: int | None, *, thin: bool) -> StoreRetentionFacts:
+        """`budget` in bytes, None: the volumes share none."""
+
+    def compact(self, volume: str) -> CompactFacts:
+        """Gives up what the policy does not keep, and frees what nobody can reach."""
 
 
 class Opener(Protocol):
@@ -149,6 +167,7 @@ class LocalStore:
                     status=native.status(),
                     bookmarks=tuple(opened.bookmarks()),
                     faults=(*native.faults(), *([] if is_open else _origin_trouble(entry))),
+                    retention=retention_facts(opened, volume_facts(entry)),
                 )
         except CdpError as error:
             # What is known without the journal is still told: the command is how one learns of the damage.
@@ -195,9 +214,11 @@ class LocalStore:
                 opened, volume_facts(entry), since, until, interval=interval, list_flushes=list_flushes
             )
 
-    def bookmark(self, volume: str, name: str, at: When, *, force: bool) -> BookmarkFacts:
+    def bookmark(
+        self, volume: str, name: str, at: When, *, force: bool, held: bool = False, expires_stamp: int | None = None
+    ) -> BookmarkFacts:
         with self.opener.writing(self.catalog.find(volume)) as opened:
-            return opened.add_bookmark(name, at, force=force)
+            return opened.add_bookmark(name, at, force=force, held=held, expires_stamp=expires_stamp)
 
     def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts:
         with self.opener.writing(self.catalog.find(volume)) as opened:
@@ -239,6 +260,43 @@ class LocalStore:
         with Transient(self.catalog).writing(entry) as opened:
             opened.append_event("origin-accepted", path=now.path, **_origin_change(before, now))
         return volume_facts(self.catalog.accept_origin(entry, now))
+
+    def retention(self, volume: str) -> RetentionFacts:
+        entry = self.catalog.find(volume, deleted=True)
+        with self.opener.looking(entry) as opened:
+            return retention_facts(opened, volume_facts(entry))
+
+    def set_retention(self, volume: str, settings: Mapping[str, str]) -> RetentionFacts:
+        entry = self.catalog.find(volume)
+        with self.opener.writing(entry) as opened:
+            opened.set_policy(settings)
+            return retention_facts(opened, volume_facts(entry))
+
+    def store_retention(self) -> StoreRetentionFacts:
+        shared = shared_budget.read(self.catalog.store)
+        entries = self.catalog.entries()
+        taken, together = shared_budget.measure(entry.folder for entry in entries)
+        disk = os.statvfs(self.catalog.store)
+        volumes = [
+            StoreVolumeFacts(entry.id, volume_facts(entry).name, taken[entry.id].used, taken[entry.id].own)
+            for entry in entries
+        ]
+        return StoreRetentionFacts(shared.budget, shared.thin, together, disk.f_bavail * disk.f_frsize, tuple(volumes))
+
+    def set_store_budget(self, budget: int | None, *, thin: bool) -> StoreRetentionFacts:
+        sizes = [
+            entry.description.size for entry in self.catalog.entries() if isinstance(entry, Entry) and not entry.deleted
+        ]
+        if budget is not None and not thin:
+            shared_budget.check(budget, sizes)
+        with self.catalog.changing():
+            shared_budget.write(self.catalog.store, shared_budget.SharedBudget(budget, thin))
+        return self.store_retention()
+
+    def compact(self, volume: str) -> CompactFacts:
+        entry = self.catalog.find(volume)
+        with self.opener.writing(entry) as opened:
+            return compacted(opened, volume_facts(entry))
 
     def _any(self, volume: str) -> Entry | Damaged:
         if is_volume_id(volume):

@@ -110,6 +110,25 @@ class Table:
         with self._counts:
             return sum(slot.volume is not None for slot in self._slots.values())
 
+    def open_ids(self) -> list[str]:
+        """Which volumes are open."""
+        with self._counts:
+            return [volume_id for volume_id, slot in self._slots.items() if slot.volume is not None]
+
+    @contextmanager
+    def borrowed(self, volume_id: str) -> Iterator[OpenVolume | None]:
+        """The volume if it is open, for a `with` block; it is not closed meanwhile. Opens nothing, and waits for nobody."""
+        with self._counts:
+            slot = self._slots.get(volume_id)
+            volume = None if slot is None or slot.retiring else slot.volume
+            if slot is not None and volume is not None:
+                slot.calls += 1
+        try:
+            yield volume
+        finally:
+            if volume is not None:
+                self._let_go(volume_id, "calls")
+
     def close(self) -> list[CdpError]:
         """Closes every volume, whatever the others met; what went wrong. No call may come after it."""
         errors = []

@@ -2,7 +2,7 @@
 
 Invariants:
 - The origin is open as long as the journal is, and was recognised before the journal was touched.
-- The bookmarks held here are those of the journal: they change only with a control record that became durable.
+- The bookmarks and the policy held here are those of the journal: they change only with a control record that became durable.
 - Every method may be called from any thread and may wait; the native calls release the GIL.
 """
 
@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cdp import marks, when
+from cdp import history, marks, when
 from cdp.catalog import Entry
 from cdp.errors import CdpError, Invalid, NotFound
 from cdp.facts import BookmarkFacts, InstantFacts
+from cdp.keeper import Keeper
 from cdp.names import check_name
 from cdp.origin import OpenOrigin, open_accepted
+from cdp.retention import policy
+from cdp.retention.policy import Policy
 
 if TYPE_CHECKING:
     from cdp import _native
+    from cdp.retention.plan import Plan
     from cdp.when import When
 
 
@@ -38,7 +43,10 @@ class OpenVolume:
         from cdp import _native  # noqa: PLC0415 (the command line starts without it)
 
         self.entry = entry
-        self._marks_lock = threading.Lock()
+        self._allowance: int | None = None
+        self._allowed: tuple[int | None, str] | None = None
+        # Reentrant: the keeper takes bookmarks away while it holds them still.
+        self._marks_lock = threading.RLock()
         self.checking = threading.Lock()
         accepted = entry.description.origin
         self._origin: OpenOrigin | None = None
@@ -55,7 +63,11 @@ class OpenVolume:
             self._close_origin()
             raise
         try:
-            self._bookmarks = marks.bookmarks(self.native.controls())
+            controls = self.native.controls()
+            self._bookmarks = marks.bookmarks(controls)
+            self._policy = policy.newest(controls)
+            self.keeper = None if read_only else Keeper(self)
+            self.allow(None)
         except BaseException:
             with suppress(CdpError):
                 self.close()
@@ -81,18 +93,24 @@ class OpenVolume:
         with self._marks_lock:
             return sorted(self._bookmarks.values(), key=lambda mark: (mark.lsn, mark.name))
 
-    def add_bookmark(self, name: str, wanted: When, *, force: bool = False) -> BookmarkFacts:
-        """Names an instant, durably. Invalid if the name is in use and `force` does not say to move it."""
+    def add_bookmark(
+        self, name: str, wanted: When, *, force: bool = False, held: bool = False, expires_stamp: int | None = None
+    ) -> BookmarkFacts:
+        """Names an instant, durably. Invalid if the name is in use and `force` does not say to move it, or if it would expire at once."""
         check_name(name, "bookmark")
-        instant = self.resolve(wanted)
+        if expires_stamp is not None and expires_stamp <= time.time_ns():
+            raise Invalid(f"the bookmark {name!r} would expire at once, at {when.rfc3339(expires_stamp)}")
         with self._marks_lock:
+            # Looked up under the lock: what is reachable now is not given up before it has its bookmark.
+            instant = self.resolve(wanted)
             taken = self._bookmarks.get(name)
             if taken is not None and not force:
                 raise Invalid(
                     f"{self.entry.name} has a bookmark {name!r} already, at lsn:{taken.lsn} ({when.rfc3339(taken.stamp)})"
                 )
-            made = self.native.append_control(marks.bookmark_record(name, instant.lsn, instant.stamp))
-            mark = BookmarkFacts(name, instant.lsn, instant.stamp, self.native.instant_of_lsn(made).stamp)
+            record = marks.bookmark_record(name, instant.lsn, instant.stamp, held=held, expires_stamp=expires_stamp)
+            made = self.native.instant_of_lsn(self.native.append_control(record)).stamp
+            mark = BookmarkFacts(name, instant.lsn, instant.stamp, made, held, expires_stamp)
             self._bookmarks[name] = mark
             return mark
 
@@ -105,6 +123,38 @@ class OpenVolume:
             self.native.append_control(marks.removal_record(name))
             del self._bookmarks[name]
             return mark
+
+    def policy(self) -> tuple[Policy, int | None]:
+        """What the volume keeps, and the stamp of its record: None for the default."""
+        return self._policy
+
+    def set_policy(self, settings: Mapping[str, str]) -> Policy:
+        """Changes settings, durably, and keeps to them from now on. Invalid for what cannot be."""
+        with self._marks_lock:
+            wanted = policy.changed(self._policy[0], settings)
+            policy.check_budget(wanted, self.native.size, history.reserve_bytes(self.native))
+            lsn = self.native.append_control(policy.encode(wanted))
+            self._policy = (wanted, self.native.instant_of_lsn(lsn).stamp)
+            self.allow(self._allowance)
+            return wanted
+
+    def allow(self, allowance: int | None) -> None:
+        """The bytes of disk that it may use, if its own budget is not smaller; None: nobody else bounds it."""
+        with self._marks_lock:
+            self._allowance = allowance
+            wanted = self._policy[0]
+            bounds = [bound for bound in (allowance, wanted.budget) if bound is not None]
+            allowed = (min(bounds, default=None), wanted.full)
+            if self.keeper is not None and allowed != self._allowed:
+                history.set_budget(self.native, *allowed)
+                self._allowed = allowed
+
+    def keep(self, now: int | None = None, *, force: bool = False) -> Plan | None:
+        """Keeps the volume to its policy: what had to be done for that, None if nothing."""
+        if self.keeper is None:
+            return None
+        with self._marks_lock:
+            return self.keeper.round(self._policy[0], time.time_ns() if now is None else now, force=force)
 
     def append_event(self, event: str, **details: str | int | None) -> None:
         """Records something that happened, durably."""

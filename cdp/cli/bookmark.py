@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
 
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import human_time, print_json, warn_if_ambiguous
+from cdp.cli.output import bookmark_terms, human_time, print_json, warn_if_ambiguous
 from cdp.errors import Invalid
-from cdp.when import Ago, At, AtLsn, parse
+from cdp.retention import spans
+from cdp.when import SECOND, Ago, At, AtLsn, parse
 
 
 def bookmark(
@@ -19,6 +21,13 @@ def bookmark(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The bookmark's name.", show_default=False)] = None,
     at: Annotated[str, typer.Option(metavar="WHEN", help="The instant to name.")] = "latest",
     force: Annotated[bool, typer.Option("--force", help="Move a bookmark that there is already.")] = False,
+    hold: Annotated[bool, typer.Option("--hold", help="Never give it up for space: writes wait instead.")] = False,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN", help="When it goes by itself: after 30d, 12h, … or at a time.", show_default=False
+        ),
+    ] = None,
     remove: Annotated[
         str | None, typer.Option(metavar="NAME", help="Take this name away instead.", show_default=False)
     ] = None,
@@ -29,6 +38,7 @@ def bookmark(
     if (name is None) == (remove is None):
         raise Invalid("give a NAME to set, or --remove NAME")
     when = parse(at)
+    expires_stamp = None if expires is None else expiry(expires)
     with opened(context, store) as verbs:
         if remove is not None:
             facts = verbs.remove_bookmark(volume, remove)
@@ -38,8 +48,24 @@ def bookmark(
                 instant = verbs.resolve(volume, when)
                 warn_if_ambiguous(instant)
                 when = AtLsn(instant.lsn)
-            facts = verbs.bookmark(volume, name or "", when, force=force)
+            facts = verbs.bookmark(volume, name or "", when, force=force, held=hold, expires_stamp=expires_stamp)
     if as_json:
         print_json(facts)
     else:
-        print(f"{'removed' if remove else 'bookmark'} {facts.name}: lsn:{facts.lsn} ({human_time(facts.stamp)})")
+        more = bookmark_terms(facts)
+        print(
+            f"{'removed' if remove else 'bookmark'} {facts.name}: lsn:{facts.lsn} ({human_time(facts.stamp)}){more and ', ' + more}"
+        )
+
+
+def expiry(text: str) -> int:
+    """The stamp that `--expires` names: a time, or a length of time from now on."""
+    if text[:1].isdigit() and text[-1:].isalpha() and "T" not in text.upper():
+        span = spans.parse(text)
+        return time.time_ns() + (span or 0) * SECOND
+    wanted = parse(text)
+    if not isinstance(wanted, At):
+        raise Invalid(
+            f"{text!r} is no time at which a bookmark can expire: give one as 2027-01-31T12:00:00Z, or as 30d"
+        )
+    return wanted.stamp

@@ -16,7 +16,21 @@ from typing import Annotated
 import typer
 
 from cdp import __version__
-from cdp.cli import accept_origin, bookmark, create, delete, log, rename, restore, serve, show, undelete, verify
+from cdp.cli import (
+    accept_origin,
+    bookmark,
+    compact,
+    create,
+    delete,
+    log,
+    rename,
+    restore,
+    retention,
+    serve,
+    show,
+    undelete,
+    verify,
+)
 from cdp.cli import list as list_verb
 from cdp.cli.options import WHEN_HELP, StoreOption
 from cdp.errors import CdpError
@@ -58,11 +72,14 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("log", log.log),
     ("bookmark", bookmark.bookmark),
     ("restore", restore.restore),
+    ("retention", retention.retention),
+    ("compact", compact.compact),
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
+_EPILOGS = dict.fromkeys(("log", "bookmark", "restore"), WHEN_HELP) | {"retention": retention.TERMS_HELP}
 for _name, _verb in _VERBS:
-    app.command(_name, epilog=WHEN_HELP if _name in ("log", "bookmark", "restore") else None)(_verb)
+    app.command(_name, epilog=_EPILOGS.get(_name))(_verb)
 
 
 def run(application: typer.Typer, name: str) -> None:

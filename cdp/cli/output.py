@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cdp.facts import InstantFacts, document
+from cdp.facts import BookmarkFacts, InstantFacts, document
 from cdp.when import rfc3339
 
 if TYPE_CHECKING:
@@ -77,6 +77,23 @@ def counted(count: int, what: str) -> str:
 def human_time(stamp: int | None) -> str:
     """RFC 3339 with nine decimals: what is printed can be pasted as a WHEN."""
     return "-" if stamp is None else rfc3339(stamp)
+
+
+def human_span(seconds: int | None) -> str:
+    """`2d 3h`: the two largest units that say something; `forever` for None."""
+    if seconds is None:
+        return "forever"
+    parts = []
+    for unit, size in (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        parts += [f"{count}{unit}"] if count else []
+    return " ".join(parts[:2]) or "0s"
+
+
+def bookmark_terms(mark: BookmarkFacts) -> str:
+    """What belongs to a bookmark besides its instant."""
+    expires = "" if mark.expires_stamp is None else f"expires {human_time(mark.expires_stamp)}"
+    return ", ".join(term for term in ("held" if mark.held else "", expires) if term)
 
 
 def warn(sentence: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import counted, human_bytes, human_time, print_facts, print_json, print_table, warn
+from cdp.cli.output import bookmark_terms, counted, human_bytes, human_time, print_facts, print_json, print_table, warn
+from cdp.cli.retention import meaning, policy_line
 from cdp.facts import InstantFacts, OriginFacts, ShowFacts
 
 
@@ -45,12 +46,16 @@ def _print(facts: ShowFacts) -> None:
             if isinstance(journal, int)
             else None,
             "poisoned": poisoned if isinstance(poisoned, str) else None,
+            "policy": None if facts.retention is None else policy_line(facts.retention),
+            **({} if facts.retention is None else meaning(facts.retention)),
         }
     )
     if facts.bookmarks:
         print()
-        rows = [(mark.name, f"lsn:{mark.lsn}", human_time(mark.stamp)) for mark in facts.bookmarks]
-        print_table(("BOOKMARK", "LSN", "TIME"), rows)
+        rows = [
+            (mark.name, f"lsn:{mark.lsn}", human_time(mark.stamp), bookmark_terms(mark)) for mark in facts.bookmarks
+        ]
+        print_table(("BOOKMARK", "LSN", "TIME", ""), rows)
 
 
 def _origin(origin: OriginFacts | None) -> str | None:

@@ -26,7 +26,18 @@ from starlette.exceptions import HTTPException
 from cdp import __version__, when
 from cdp.control.wire import PREFIX, to_answer
 from cdp.errors import CdpError, Closed, Invalid, NotFound
-from cdp.facts import BookmarkFacts, HealthFacts, InstantFacts, LogFacts, ShowFacts, VerifyFacts, VolumeFacts
+from cdp.facts import (
+    BookmarkFacts,
+    CompactFacts,
+    HealthFacts,
+    InstantFacts,
+    LogFacts,
+    RetentionFacts,
+    ShowFacts,
+    StoreRetentionFacts,
+    VerifyFacts,
+    VolumeFacts,
+)
 from cdp.store import Progress, Store
 from cdp.timeline import INTERVAL_MAX
 
@@ -50,6 +61,17 @@ class NewBookmark(_Body):
     name: str
     at: str = "latest"
     force: bool = False
+    held: bool = False
+    expires_stamp: int | None = None
+
+
+class NewSettings(_Body):
+    settings: dict[str, str]
+
+
+class NewBudget(_Body):
+    budget: int | None
+    thin: bool = False
 
 
 def control_app(store: Store, health: Callable[[], HealthFacts], stopping: threading.Event) -> FastAPI:
@@ -59,6 +81,7 @@ def control_app(store: Store, health: Callable[[], HealthFacts], stopping: threa
     _volume_routes(app, store)
     _history_routes(app, store)
     _verify_route(app, store, stopping)
+    _retention_routes(app, store)
 
     @app.get(f"{PREFIX}/health")
     def _health() -> HealthFacts:
@@ -115,11 +138,34 @@ def _history_routes(app: FastAPI, store: Store) -> None:
 
     @app.post(f"{PREFIX}/volumes/{{volume}}/bookmarks", status_code=201)
     def _bookmark(volume: str, body: NewBookmark) -> BookmarkFacts:
-        return store.bookmark(volume, body.name, when.parse(body.at), force=body.force)
+        at = when.parse(body.at)
+        return store.bookmark(volume, body.name, at, force=body.force, held=body.held, expires_stamp=body.expires_stamp)
 
     @app.delete(f"{PREFIX}/volumes/{{volume}}/bookmarks/{{name}}")
     def _remove_bookmark(volume: str, name: str) -> BookmarkFacts:
         return store.remove_bookmark(volume, name)
+
+
+def _retention_routes(app: FastAPI, store: Store) -> None:
+    @app.get(f"{PREFIX}/retention")
+    def _store_retention() -> StoreRetentionFacts:
+        return store.store_retention()
+
+    @app.post(f"{PREFIX}/retention")
+    def _set_store_budget(body: NewBudget) -> StoreRetentionFacts:
+        return store.set_store_budget(body.budget, thin=body.thin)
+
+    @app.get(f"{PREFIX}/volumes/{{volume}}/retention")
+    def _retention(volume: str) -> RetentionFacts:
+        return store.retention(volume)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/retention")
+    def _set_retention(volume: str, body: NewSettings) -> RetentionFacts:
+        return store.set_retention(volume, body.settings)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/compact")
+    def _compact(volume: str) -> CompactFacts:
+        return store.compact(volume)
 
 
 def _verify_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:

@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,18 @@ from pydantic import TypeAdapter, ValidationError
 from cdp import config, sockets
 from cdp.control.wire import PREFIX, from_answer
 from cdp.errors import CdpError, Closed
-from cdp.facts import BookmarkFacts, HealthFacts, InstantFacts, LogFacts, ShowFacts, VerifyFacts, VolumeFacts
+from cdp.facts import (
+    BookmarkFacts,
+    CompactFacts,
+    HealthFacts,
+    InstantFacts,
+    LogFacts,
+    RetentionFacts,
+    ShowFacts,
+    StoreRetentionFacts,
+    VerifyFacts,
+    VolumeFacts,
+)
 from cdp.store import Progress
 from cdp.when import When
 
@@ -84,8 +95,10 @@ class RemoteStore:
             asked["interval"] = interval
         return self._facts(LogFacts, "GET", _path(volume, "log"), params=asked)
 
-    def bookmark(self, volume: str, name: str, at: When, *, force: bool) -> BookmarkFacts:
-        body = {"name": name, "at": str(at), "force": force}
+    def bookmark(
+        self, volume: str, name: str, at: When, *, force: bool, held: bool = False, expires_stamp: int | None = None
+    ) -> BookmarkFacts:
+        body = {"name": name, "at": str(at), "force": force, "held": held, "expires_stamp": expires_stamp}
         return self._facts(BookmarkFacts, "POST", _path(volume, "bookmarks"), json=body)
 
     def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts:
@@ -96,6 +109,21 @@ class RemoteStore:
 
     def accept_origin(self, volume: str) -> VolumeFacts:
         return self._facts(VolumeFacts, "POST", _path(volume, "accept-origin"))
+
+    def retention(self, volume: str) -> RetentionFacts:
+        return self._facts(RetentionFacts, "GET", _path(volume, "retention"))
+
+    def set_retention(self, volume: str, settings: Mapping[str, str]) -> RetentionFacts:
+        return self._facts(RetentionFacts, "POST", _path(volume, "retention"), json={"settings": dict(settings)})
+
+    def store_retention(self) -> StoreRetentionFacts:
+        return self._facts(StoreRetentionFacts, "GET", "/retention")
+
+    def set_store_budget(self, budget: int | None, *, thin: bool) -> StoreRetentionFacts:
+        return self._facts(StoreRetentionFacts, "POST", "/retention", json={"budget": budget, "thin": thin})
+
+    def compact(self, volume: str) -> CompactFacts:
+        return self._facts(CompactFacts, "POST", _path(volume, "compact"))
 
     def verify(
         self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False

@@ -16,7 +16,7 @@ from cdp.retention import tiers
 from cdp.retention.policy import Policy
 from cdp.retention.relief import Relief, relieve
 from cdp.retention.spans import Span
-from cdp.retention.state import SECOND, Facts, Mark, Point
+from cdp.retention.state import MINUTE, SECOND, Facts, Mark, Point
 
 STEPS_MAX = 600 * SECOND
 STEPS_A_WINDOW = 256
@@ -42,6 +42,9 @@ class Plan:
     close_views: tuple[int, ...] = ()
     cut_stamp: int | None = None
     """Up to where this plan gives history up for space."""
+
+    gives_way: bool = False
+    """Whether it takes a step for space: the next one has to wait until this one was measured."""
 
     def changes(self, facts: Facts) -> bool:
         """Whether there is anything to do."""
@@ -70,7 +73,13 @@ def plan(policy: Policy, facts: Facts, now: int) -> Plan:
         drop_marks=tuple(mark.name for mark in (*expired, *((step.drop,) if step.drop else ()))),
         close_views=() if step.close_view is None else (step.close_view,),
         cut_stamp=_cut(facts, step, horizon),
+        gives_way=step.gives,
     )
+
+
+def due(policy: Policy, now: int) -> tuple[int | None, int]:
+    """What has to change with the time `now`, in stamps, before another plan can come to another end, while space suffices."""
+    return _since(policy.every_write, now), now // MINUTE
 
 
 def _split(marks: tuple[Mark, ...], now: int) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:

@@ -3,7 +3,6 @@
 Invariants:
 - The allowances add up to the budget, whenever it can hold what volumes that nobody writes to use.
 - While there is room, nobody has to shrink; when there is none, the largest shrink first, to one common level.
-- A volume's own budget bounds its allowance.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sharer:
-    """A volume under a shared budget. `used`: the bytes that are charged to it; `own`: its own budget; `growing`: it can be written to now."""
+    """A volume under a shared budget. `used`: the bytes that are charged to it; `growing`: it can be written to now."""
 
     volume: str
     used: int
-    own: int | None = None
     growing: bool = True
 
 
@@ -30,10 +28,7 @@ def share(budget: int, sharers: Sequence[Sharer]) -> Mapping[str, int]:
     held = {sharer.volume: sharer.used if top is None else min(sharer.used, top) for sharer in growing}
     # What is free is lent in equal parts, anew each time: two that grow at once cannot both take all of it.
     free = (room - sum(held.values())) // len(growing) if growing else 0
-    return {
-        sharer.volume: min(held[sharer.volume] + free, budget if sharer.own is None else sharer.own)
-        for sharer in growing
-    }
+    return {sharer.volume: held[sharer.volume] + free for sharer in growing}
 
 
 def level(room: int, used: Sequence[int]) -> int | None:

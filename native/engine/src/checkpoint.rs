@@ -1,12 +1,13 @@
 //! Writing checkpoints: which shards, when, and how a crash finds either all of it or nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::index::checkpoint::{self, Builder, Checkpoint, SHARD_SECTORS};
+use crate::index::files::Named;
 use crate::index::map::At;
 use crate::journal::manifest::{CheckpointItem, Edit, StateItem};
+use crate::path::Path;
 use crate::units::Lsn;
 use crate::volume::Volume;
 
@@ -26,14 +27,17 @@ impl Volume {
         let fresh = live.above(last);
         let newer = sealed.iter().filter(|s| fresh.meets(s.item.first_lsn.0, s.item.last_lsn.0)).count();
         if lsn > last && newer >= self.options.checkpoint_segments && self.poison.get().is_none() {
-            self.checkpoint(last, lsn)?;
+            match self.checkpoint(lsn) {
+                Err(_) if self.is_closed() => {}
+                other => other?,
+            }
         }
         Ok(())
     }
 
-    fn checkpoint(&self, since: u64, lsn: u64) -> Result<()> {
+    fn checkpoint(&self, lsn: u64) -> Result<()> {
         let path = self.index.path(At::Lsn(lsn));
-        let shards = self.shards_due(since)?;
+        let shards = self.shards_due(&path)?;
         let (id, epoch) = {
             let manifest = self.manifest.lock();
             (manifest.content.state.next_checkpoint, manifest.content.state.epoch)
@@ -45,6 +49,7 @@ impl Volume {
             if builder.len() > BYTES_MAX {
                 break;
             }
+            self.breathe()?;
             builder.push(shard, self.index.flatten_shard(shard, &path)?);
         }
         let controls: Vec<_> = self.controls.lock().iter().filter(|c| c.lsn <= lsn).cloned().collect();
@@ -53,20 +58,10 @@ impl Volume {
         self.write_checkpoint(item, &bytes)
     }
 
-    /// Shards that got as many entries since they were last written as they have, or were never written.
-    fn shards_due(&self, since: u64) -> Result<Vec<u64>> {
-        let touched: BTreeSet<u64> = self.index.shards_touched(since, self.facts.sectors.div_ceil(SHARD_SECTORS))?;
-        let mut due = Vec::new();
-        for shard in touched {
-            let checkpoints = self.index.checkpoints();
-            let newest = checkpoints.iter().rev().find(|c| c.has(shard));
-            let entries = newest.map_or(0, |c| c.entries(shard));
-            let fresh = self.index.entries_since(shard, newest.map_or(0, |c| c.item.lsn.0))?;
-            if fresh >= entries {
-                due.push(shard);
-            }
-        }
-        Ok(due)
+    /// Shards that got about as many entries since they were last written as they have, or were never written.
+    fn shards_due(&self, path: &Path) -> Result<Vec<u64>> {
+        let fresh = self.index.fresh_entries(path, self.facts.sectors.div_ceil(SHARD_SECTORS))?;
+        Ok(fresh.into_iter().filter(|(_, fresh)| fresh.entries >= fresh.known as f64).map(|(shard, _)| shard).collect())
     }
 
     fn write_checkpoint(&self, item: CheckpointItem, bytes: &[u8]) -> Result<()> {
@@ -77,13 +72,15 @@ impl Volume {
             let file = self.storage.create(&name)?;
             file.write_at(bytes, 0)?;
             file.sync()?;
+            // Not what an attempt before this one left.
+            self.index.files.hold(Named::Checkpoint(item.id), file);
             self.storage.sync_folder()
         };
         if let Err(e) = write() {
             let _ = self.storage.remove(&name);
             return Err(Error::io("write", &name, &e));
         }
-        let (opened, _) = Checkpoint::open(self.storage.clone(), item)?;
+        let (opened, _) = Checkpoint::open(&self.index.files, item)?;
         let mut manifest = self.manifest.lock();
         if manifest.content.state.clean {
             // Closed meanwhile: the next writer removes the file.

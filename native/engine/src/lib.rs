@@ -18,6 +18,7 @@ pub mod instants;
 pub mod journal;
 mod lz4;
 mod maintain;
+mod merge;
 mod opening;
 pub mod options;
 pub mod origin;
@@ -34,6 +35,7 @@ pub mod storage;
 pub mod timeline;
 pub mod units;
 pub mod verify;
+mod verify_runs;
 pub mod view;
 pub mod volume;
 

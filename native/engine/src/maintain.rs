@@ -58,10 +58,16 @@ impl Volume {
         changed.notify_all();
         if self.options.maintenance == Maintenance::Inline {
             // The batch that caused the roll has its room already; a failure here is met again at the next roll.
-            if let Err(error) = self.maintain().and_then(|()| self.checkpoint_if_due()) {
+            if let Err(error) = self.maintain().and_then(|()| self.tend_index()) {
                 self.faults.note(error.message);
             }
         }
+    }
+
+    /// Keeps lookups short. The checkpoint first: it reads what a merge would mix with what lies before.
+    fn tend_index(&self) -> Result<()> {
+        self.checkpoint_if_due()?;
+        self.merge_if_due()
     }
 
     /// Seals what was ended and makes the spare.
@@ -123,12 +129,12 @@ impl Volume {
     pub fn tick(&self) -> Result<()> {
         if self.options.maintenance == Maintenance::Inline {
             self.maintain()?;
-            self.checkpoint_if_due()?;
+            self.tend_index()?;
         }
         self.note_idle()
     }
 
-    fn note_idle(&self) -> Result<()> {
+    pub(crate) fn note_idle(&self) -> Result<()> {
         if self.poison.get().is_some() || self.ring.has_pending() || !self.ring.try_lead() {
             return Ok(());
         }
@@ -228,9 +234,7 @@ fn run(volume: &Weak<Volume>, shared: &(Mutex<Wake>, Condvar)) {
         if volume.is_closed() {
             return;
         }
-        if let Err(error) =
-            volume.maintain().and_then(|()| volume.note_idle()).and_then(|()| volume.checkpoint_if_due())
-        {
+        if let Err(error) = volume.maintain().and_then(|()| volume.note_idle()).and_then(|()| volume.tend_index()) {
             volume.faults.note(error.message);
             // A full disk or a failing one: look again, but not in a loop.
             drop(volume);

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
-use crate::index::checkpoint::{self, Checkpoint};
+use crate::index::checkpoint::Checkpoint;
 use crate::index::files::Files;
 use crate::index::map::Parts;
 use crate::index::memtable::Control;
+use crate::index::merged::Merged;
 use crate::index::sealed::Sealed;
 use crate::journal::manifest::{CommitError, Content, Edit, Manifest, SegmentItem, StateItem};
 use crate::journal::recover::{self, Recovery};
@@ -87,8 +88,9 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
     let faults = notes.damage.iter().chain(&recovery.damage).cloned().collect::<Faults>();
     let frozen = recovery.segments.into_iter().map(|segment| Arc::new(segment.table)).collect::<Vec<_>>();
     let sealed = sealed_segments(&manifest, &faults);
-    let (checkpoints, mut controls) = open_checkpoints(storage, &manifest, &faults);
-    controls.extend(sealed_controls(storage, options, &sealed, &checkpoints)?);
+    let files = Files::new(storage.clone(), options, true);
+    let (checkpoints, mut controls) = open_checkpoints(&files, &manifest, &faults);
+    controls.extend(sealed_controls(&files, &sealed, &checkpoints)?);
     controls.extend(frozen.iter().flat_map(|table| table.controls.iter().cloned()));
     let controls = own_controls(&manifest.content, controls);
     let state = manifest.content.state;
@@ -99,7 +101,14 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
         None => items.last().map_or((manifest.content.created, 0), |item| (item.last_stamp, item.clock_epoch)),
     };
     let found = Found {
-        parts: Parts { sealed, frozen, checkpoints, lineage: lineage(&manifest.content, &controls), faults },
+        parts: Parts {
+            sealed,
+            frozen,
+            checkpoints,
+            runs: merged_runs(&manifest),
+            lineage: lineage(&manifest.content, &controls),
+            faults,
+        },
         controls,
         last_lsn: recovery.last_lsn,
         next_lsn: recovery.last_lsn + 1,
@@ -125,8 +134,9 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
     }
     sweep(&**storage, &manifest)?;
     let sealed = sealed_segments(&manifest, &faults);
-    let (checkpoints, mut controls) = open_checkpoints(storage, &manifest, &faults);
-    controls.extend(sealed_controls(storage, options, &sealed, &checkpoints)?);
+    let files = Files::new(storage.clone(), options, true);
+    let (checkpoints, mut controls) = open_checkpoints(&files, &manifest, &faults);
+    controls.extend(sealed_controls(&files, &sealed, &checkpoints)?);
     let controls = own_controls(&manifest.content, controls);
     let state = manifest.content.state;
     let found = Found {
@@ -134,6 +144,7 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
             sealed,
             frozen: Vec::new(),
             checkpoints,
+            runs: merged_runs(&manifest),
             lineage: lineage(&manifest.content, &controls),
             faults,
         },
@@ -204,13 +215,11 @@ fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery) -> Result<()> {
 /// Removes what no manifest names: left by a crash.
 fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     let content = &manifest.content;
-    let segments = content.segments.keys().map(|&id| file_name(id));
-    let named: HashSet<String> =
-        segments.chain(content.checkpoints.keys().map(|&id| checkpoint::file_name(id))).collect();
+    let named = content.file_names();
     let names = storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
     let left = |name: &&String| {
         (name.starts_with("manifest.") && name.ends_with(".tmp"))
-            || ((name.starts_with("segment-") || name.starts_with("checkpoint-")) && !named.contains(*name))
+            || (["segment-", "checkpoint-", "run-"].iter().any(|kind| name.starts_with(kind)) && !named.contains(*name))
     };
     names.iter().filter(left).for_each(|name| drop(storage.remove(name)));
     Ok(())
@@ -223,16 +232,12 @@ fn sealed_segments(manifest: &Manifest, faults: &Faults) -> Vec<Arc<Sealed>> {
 }
 
 /// The checkpoints that can be used, ascending, and the control records that the newest one holds. A damaged one is passed over.
-fn open_checkpoints(
-    storage: &Arc<dyn Storage>,
-    manifest: &Manifest,
-    faults: &Faults,
-) -> (Vec<Arc<Checkpoint>>, Vec<Control>) {
+fn open_checkpoints(files: &Files, manifest: &Manifest, faults: &Faults) -> (Vec<Arc<Checkpoint>>, Vec<Control>) {
     let mut items: Vec<_> = manifest.content.checkpoints.values().copied().collect();
     items.sort_by_key(|item| item.lsn);
     let (mut checkpoints, mut controls) = (Vec::new(), Vec::new());
     for item in items {
-        match Checkpoint::open(storage.clone(), item) {
+        match Checkpoint::open(files, item) {
             Ok((checkpoint, known)) => {
                 checkpoints.push(Arc::new(checkpoint));
                 controls = known;
@@ -243,18 +248,19 @@ fn open_checkpoints(
     (checkpoints, controls)
 }
 
+/// Ascending. Nothing of them is read before a lookup needs it.
+fn merged_runs(manifest: &Manifest) -> Vec<Arc<Merged>> {
+    let mut items: Vec<_> = manifest.content.runs.values().copied().collect();
+    items.sort_by_key(|item| item.first_lsn);
+    items.into_iter().map(|item| Arc::new(Merged::new(item))).collect()
+}
+
 /// Control records of the segments behind the newest checkpoint.
-fn sealed_controls(
-    storage: &Arc<dyn Storage>,
-    options: &Options,
-    sealed: &[Arc<Sealed>],
-    checkpoints: &[Arc<Checkpoint>],
-) -> Result<Vec<Control>> {
+fn sealed_controls(files: &Files, sealed: &[Arc<Sealed>], checkpoints: &[Arc<Checkpoint>]) -> Result<Vec<Control>> {
     let known = checkpoints.last().map_or(0, |c| c.item.lsn.0);
-    let files = Files::new(storage.clone(), options.files);
     let mut controls = Vec::new();
     for segment in sealed.iter().filter(|s| s.item.last_lsn.0 > known) {
-        controls.extend(segment.controls(&files)?);
+        controls.extend(segment.controls(files)?);
     }
     Ok(controls)
 }

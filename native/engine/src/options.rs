@@ -13,6 +13,8 @@ pub enum Maintenance {
 pub struct Options {
     /// Bytes of cached leaves. 128 MiB are 6.7 million extents.
     pub cache_bytes: usize,
+    /// Bytes of tables of index files: fences, segment tables. 24 bytes stand for 4 KiB of index, about 300 entries.
+    pub table_bytes: usize,
     /// Bytes of requests that wait in the ring; one larger request is let in alone.
     pub ring_bytes: usize,
     /// Requests that wait in the ring. The LSN reserve of recovery counts on at most this many.
@@ -25,9 +27,11 @@ pub struct Options {
     pub batch_bytes: usize,
     /// Sealed segments after which a checkpoint is written.
     pub checkpoint_segments: usize,
+    /// Neighbouring footers, or merged runs of one level, that are merged into one: a lookup asks at most one less of each level.
+    pub merge_fan: usize,
     /// Entries of which the timeline computes the overwrite share at most: 16 bytes each, and a quarter of a second to read and sort two million.
     pub overwrite_entries: u64,
-    /// Open segment files.
+    /// Open files.
     pub files: usize,
     pub maintenance: Maintenance,
     /// The volume that the folder is said to hold: a manifest of another one is damage.
@@ -38,12 +42,14 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             cache_bytes: 128 << 20,
+            table_bytes: 32 << 20,
             ring_bytes: 32 << 20,
             ring_requests: RING_REQUESTS_MAX,
             segment_bytes: 64 << 20,
             segment_entries: SEGMENT_ENTRIES_MAX,
             batch_bytes: 4 << 20,
             checkpoint_segments: 8,
+            merge_fan: 8,
             overwrite_entries: 2_000_000,
             files: 256,
             maintenance: Maintenance::Thread,

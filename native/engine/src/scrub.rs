@@ -10,9 +10,9 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::index::sealed::Sealed;
-use crate::journal::manifest::{CheckpointItem, Manifest};
+use crate::journal::manifest::Manifest;
 use crate::journal::segment::OpenSegment;
 use crate::storage::File;
 use crate::units::{Lsn, SegmentId};
@@ -29,8 +29,9 @@ const SHOWN_MAX: usize = 1000;
 pub struct Position {
     /// Sealed segments were checked up to this LSN.
     pub lsn: Lsn,
-    /// And checkpoints up to this id.
+    /// Checkpoints and merged runs up to these ids.
     pub checkpoint: u32,
+    pub run: u32,
 }
 
 /// After each file.
@@ -66,6 +67,7 @@ impl Volume {
         self.step(&mut walk, 0, found)?;
         self.scrub_segments(&mut walk, end)?;
         self.scrub_checkpoints(&mut walk)?;
+        self.scrub_runs(&mut walk)?;
         let mut found = Vec::new();
         self.verify_open(&mut found)?;
         self.verify_names(&mut found)?;
@@ -96,23 +98,42 @@ impl Volume {
     }
 
     fn scrub_checkpoints(&self, walk: &mut Walk<'_>) -> Result<()> {
-        while let Some(item) = self.next_checkpoint(walk.position.checkpoint) {
+        let next = |after: u32| {
+            let manifest = self.manifest.lock();
+            let found = manifest.content.checkpoints.range(after + 1..).next().map(|(_, item)| *item);
+            found
+        };
+        while let Some(item) = next(walk.position.checkpoint) {
             let mut found = Vec::new();
-            let checked = self.verify_checkpoint(&item, &mut found);
-            if self.next_checkpoint(walk.position.checkpoint).is_none_or(|now| now.id != item.id) {
-                found.clear();
-            } else {
-                checked?;
+            match self.verify_checkpoint(&item, &mut found) {
+                // A segment was replaced while it was asked.
+                Err(e) if e.kind == Kind::Gone => continue,
+                other => other?,
             }
+            // Compaction may have dropped it meanwhile.
+            found.retain(|_| next(walk.position.checkpoint).is_some_and(|now| now.id == item.id));
             walk.position.checkpoint = item.id;
             self.step(walk, item.file_bytes, found)?;
         }
         Ok(())
     }
 
-    fn next_checkpoint(&self, after: u32) -> Option<CheckpointItem> {
-        let manifest = self.manifest.lock();
-        manifest.content.checkpoints.range(after + 1..).next().map(|(_, item)| *item)
+    fn scrub_runs(&self, walk: &mut Walk<'_>) -> Result<()> {
+        let next = |after: u32| {
+            let manifest = self.manifest.lock();
+            let found = manifest.content.runs.range(after + 1..).next().map(|(_, item)| *item);
+            found
+        };
+        while let Some(item) = next(walk.position.run) {
+            let mut found = Vec::new();
+            match self.verify_run(&item, &mut found) {
+                Err(e) if e.kind == Kind::Gone => continue,
+                other => other?,
+            }
+            walk.position.run = item.id;
+            self.step(walk, item.file_bytes, found)?;
+        }
+        Ok(())
     }
 
     /// Whether the manifest still names a segment. Who only looks reads it again: another process may have changed it.
@@ -146,6 +167,10 @@ impl Volume {
         for item in manifest.content.checkpoints.values() {
             walk.total += item.file_bytes;
             walk.done += if item.id <= walk.position.checkpoint { item.file_bytes } else { 0 };
+        }
+        for item in manifest.content.runs.values() {
+            walk.total += item.file_bytes;
+            walk.done += if item.id <= walk.position.run { item.file_bytes } else { 0 };
         }
         Ok(())
     }

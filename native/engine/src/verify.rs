@@ -1,8 +1,6 @@
 //! Checking every byte of a volume: manifests, segment headers, batches, echoes, payloads, the bytes between, and the index against what the
 //! batches say. Nothing is changed. May run beside writes. In which order, from where and how fast: scrub.rs.
 
-use std::collections::HashSet;
-
 use crate::error::{Error, Kind, Result};
 use crate::index::checkpoint::{self, Builder, Checkpoint, SHARD_SECTORS};
 use crate::index::footer::{self, Site};
@@ -207,12 +205,12 @@ impl Volume {
 
     fn checkpoint_rows_damage(&self, item: &CheckpointItem, rows: &[checkpoint::Row]) -> Result<Option<String>> {
         let path = self.index.path(At::Lsn(item.lsn.0));
-        let (opened, _) = Checkpoint::open(self.storage.clone(), *item)?;
+        let (opened, _) = Checkpoint::open(&self.index.files, *item)?;
         for row in rows {
             let mut versions = Vec::new();
             let range = (row.shard * SHARD_SECTORS, (row.shard + 1) * SHARD_SECTORS);
-            if let Err(what) = opened.collect(range, &mut versions) {
-                return Ok(Some(what));
+            if let Err(what) = opened.collect(&self.index.files, range, &mut versions) {
+                return Ok(what);
             }
             if self.instant_of(item.lsn).is_err() {
                 continue;
@@ -270,10 +268,7 @@ impl Volume {
 
     pub(crate) fn verify_names(&self, findings: &mut Vec<Finding>) -> Result<()> {
         let manifest = self.manifest.lock();
-        let content = &manifest.content;
-        let segments = content.segments.keys().map(|&id| file_name(id));
-        let checkpoints = content.checkpoints.keys().map(|&id| checkpoint::file_name(id));
-        let named: HashSet<String> = segments.chain(checkpoints).collect();
+        let named = manifest.content.file_names();
         let names = self.storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
         let known = |name: &String| {
             named.contains(name)

@@ -86,6 +86,11 @@ pub struct Status {
     pub was_clean: bool,
     pub cached_extents: usize,
     pub cached_bytes: usize,
+    /// Bytes of tables of index files in memory.
+    pub table_bytes: usize,
+    /// Leaves and shards that were looked up past the cache, and files of the index that were asked for them.
+    pub looks: u64,
+    pub places: u64,
 }
 
 impl Volume {
@@ -236,6 +241,9 @@ impl Volume {
             was_clean: self.was_clean,
             cached_extents: cache.extents,
             cached_bytes: cache.bytes,
+            table_bytes: cache.table_bytes,
+            looks: cache.looks,
+            places: cache.places,
         }
     }
 
@@ -284,7 +292,7 @@ impl Found {
         read_only: bool,
     ) -> Arc<Volume> {
         let Content { id, size, created, .. } = self.manifest.content;
-        let files = Files::new(storage.clone(), options.files);
+        let files = Files::new(storage.clone(), &options, read_only);
         let state = &self.manifest.content.state;
         let opening_ids = [self.manifest.content.next_segment().0, state.next_checkpoint, state.next_run];
         let faults = self.parts.faults.clone();

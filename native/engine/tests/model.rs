@@ -126,6 +126,7 @@ fn options(maintenance: Maintenance) -> Options {
         segment_entries: 2000,
         cache_bytes: 20_000,
         checkpoint_segments: 2,
+        merge_fan: 3,
         maintenance,
         ..Options::default()
     }
@@ -178,7 +179,8 @@ fn run(seed: u64, maintenance: Maintenance) {
         assert_eq!(volume.verify(&mut |_, _| Ok(())).unwrap(), []);
     }
     let names = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    assert!(names.into_iter().any(|name| name.starts_with("checkpoint-")));
+    let names: Vec<String> = names.collect();
+    assert!(["checkpoint-", "run-"].iter().all(|kind| names.iter().any(|name| name.starts_with(kind))), "{names:?}");
     volume.close().unwrap();
 }
 

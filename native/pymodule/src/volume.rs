@@ -269,16 +269,22 @@ impl PyVolume {
         findings.iter().map(|it| finding(py, it)).collect()
     }
 
-    #[pyo3(signature = (tell, position = (0, 0), reads = None))]
-    fn scrub(&self, py: Python<'_>, tell: Py<PyAny>, position: (u64, u32), reads: Option<Py<PyAny>>) -> PyResult<()> {
-        let from = Position { lsn: Lsn(position.0), checkpoint: position.1 };
+    #[pyo3(signature = (tell, position = (0, 0, 0), reads = None))]
+    fn scrub(
+        &self,
+        py: Python<'_>,
+        tell: Py<PyAny>,
+        position: (u64, u32, u32),
+        reads: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let from = Position { lsn: Lsn(position.0), checkpoint: position.1, run: position.2 };
         let raised: Raised = Raised::default();
         let reads = reads.map(|call| raised.reads(call));
         let ended = py.detach(|| {
             self.volume.scrub(from, reads, &mut |told| {
                 raised.call(|py| {
                     let found: Vec<_> = told.found.iter().map(|it| finding(py, it)).collect::<PyResult<_>>()?;
-                    let position = (told.position.lsn.0, told.position.checkpoint);
+                    let position = (told.position.lsn.0, told.position.checkpoint, told.position.run);
                     tell.call1(py, (told.done, told.total, position, found)).map(drop)
                 })
             })

@@ -37,6 +37,7 @@ pub fn small_options() -> Options {
         segment_entries: 40,
         batch_bytes: 96 << 10,
         checkpoint_segments: 2,
+        merge_fan: 3,
         files: 4,
         maintenance: Maintenance::Inline,
         ..Options::default()

@@ -4,10 +4,11 @@
 //! passed over.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use super::files::{Files, Named};
 use super::leaf::Leaf;
 use super::memtable::Control;
 use super::run::{self, Run, BLOCK_BYTES};
@@ -17,7 +18,7 @@ use crate::codec::*;
 use crate::error::{Error, Kind, Result};
 use crate::journal::manifest::CheckpointItem;
 use crate::journal::segment::{encode_page_header, FORMAT_VERSION};
-use crate::storage::{File, Storage};
+use crate::storage::File;
 use crate::units::PAGE;
 
 /// Sectors in a shard: 1 GiB.
@@ -163,12 +164,12 @@ fn parse_tail(bytes: &[u8], item: &CheckpointItem) -> Option<Tail> {
     Some(Tail { lsn: item.lsn.0, rows, controls })
 }
 
-/// The run of one shard.
-pub fn read_run(file: &dyn File, item: &CheckpointItem, row: &Row) -> Result<Run> {
+/// The run of one shard, whose sections end before `end`.
+pub fn read_run(file: &dyn File, item: &CheckpointItem, row: &Row, end: u64) -> Result<Run> {
     let corrupt = || Error::corrupt(format!("{}: the tables of shard {} are damaged", file_name(item.id), row.shard));
     // SEGS and FENC: 16 bytes each, 8 a segment, 24 a block; a shard names no more segments than it has entries.
     let most = 64 + 24 * u64::from(row.narrow) + 8 * row.entries;
-    let length = most.min(item.file_bytes.saturating_sub(row.sections));
+    let length = most.min(end.saturating_sub(row.sections));
     let mut bytes = vec![0u8; length as usize];
     let got = file.read_at(&mut bytes, row.sections).map_err(|e| Error::io("read", &file_name(item.id), &e))?;
     bytes.truncate(got);
@@ -183,71 +184,81 @@ pub fn read_run(file: &dyn File, item: &CheckpointItem, row: &Row) -> Result<Run
     Ok(Run { offset: row.blocks, narrow: row.narrow, nonce: item.nonce, segments, fences })
 }
 
-fn open_file(storage: &dyn Storage, item: &CheckpointItem) -> Result<Arc<dyn File>> {
-    let name = file_name(item.id);
-    storage.open(&name, false).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::corrupt(format!("{name} is missing")),
-        _ => Error::io("open", &name, &e),
-    })
-}
-
 /// A checkpoint that lookups use.
 pub struct Checkpoint {
     pub item: CheckpointItem,
-    storage: Arc<dyn Storage>,
-    rows: BTreeMap<u64, Row>,
-    runs: Mutex<BTreeMap<u64, Arc<Run>>>,
+    /// By shard, with the end of its sections.
+    rows: BTreeMap<u64, (Row, u64)>,
     damaged: Mutex<HashSet<u64>>,
+    /// No manifest names it any more; its file may be gone.
+    retired: AtomicBool,
 }
 
 impl Checkpoint {
-    pub fn open(storage: Arc<dyn Storage>, item: CheckpointItem) -> Result<(Checkpoint, Vec<Control>)> {
-        let file = open_file(&*storage, &item)?;
-        let tail = read_tail(&*file, &item)?;
-        let rows = tail.rows.into_iter().map(|row| (row.shard, row)).collect();
-        Ok((Checkpoint { item, storage, rows, runs: Mutex::default(), damaged: Mutex::default() }, tail.controls))
+    pub fn open(files: &Files, item: CheckpointItem) -> Result<(Checkpoint, Vec<Control>)> {
+        let file = files.named(Named::Checkpoint(item.id))?;
+        let mut tail = read_tail(&*file, &item)?;
+        tail.rows.sort_by_key(|row| row.blocks);
+        let ends = tail.rows.iter().skip(1).map(|row| row.blocks).chain([item.file_bytes]);
+        let rows = tail.rows.iter().zip(ends).map(|(row, end)| (row.shard, (*row, end))).collect();
+        let checkpoint = Checkpoint { item, rows, damaged: Mutex::default(), retired: AtomicBool::new(false) };
+        Ok((checkpoint, tail.controls))
     }
 
     /// True if it can answer for this shard.
     pub fn has(&self, shard: u64) -> bool {
-        self.rows.contains_key(&shard) && !self.damaged.lock().contains(&shard)
+        self.rows.contains_key(&shard) && !self.retired.load(Ordering::Relaxed) && !self.damaged.lock().contains(&shard)
+    }
+
+    /// The shards that it holds, ascending.
+    pub fn shards(&self) -> impl Iterator<Item = u64> + '_ {
+        self.rows.keys().copied()
+    }
+
+    /// To be called before its file is removed.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// Entries of the shard.
     pub fn entries(&self, shard: u64) -> u64 {
-        self.rows.get(&shard).map_or(0, |row| row.entries)
+        self.rows.get(&shard).map_or(0, |(row, _)| row.entries)
     }
 
-    /// Appends what overlaps `range`, inside one shard. Err(message) if it cannot be used; one that is damaged is not asked again.
-    pub fn collect(&self, range: (u64, u64), out: &mut Vec<Version>) -> std::result::Result<(), String> {
+    /// Appends what overlaps `range`, inside one shard. Err if it cannot be used, with a sentence if somebody should hear of it; one that is damaged is
+    /// not asked again.
+    pub fn collect(
+        &self,
+        files: &Files,
+        range: (u64, u64),
+        out: &mut Vec<Version>,
+    ) -> std::result::Result<(), Option<String>> {
         let shard = range.0 / SHARD_SECTORS;
         let before = out.len();
-        // Opened for each look: a year of history has thousands of checkpoints, and looks past the cache are few.
-        let result = open_file(&*self.storage, &self.item).and_then(|file| {
-            let run = self.run(&*file, shard)?;
+        let result = files.named(Named::Checkpoint(self.item.id)).and_then(|file| {
+            let run = files.tables.get((self.item.nonce, shard), || self.run(&*file, shard), Run::bytes)?;
             run.collect(&*file, range, |_| true, out)
         });
         result.map_err(|e| {
             out.truncate(before);
-            if e.kind == Kind::Corrupt {
+            let missing = e.kind == Kind::NotFound;
+            if self.retired.load(Ordering::Relaxed) {
+                return None;
+            }
+            if e.kind == Kind::Corrupt || missing {
                 self.damaged.lock().insert(shard);
             }
-            format!(
-                "{}: shard {shard} cannot be used ({}); the segments are asked instead",
-                file_name(self.item.id),
-                e.message
-            )
+            if missing && files.looking {
+                return None;
+            }
+            let name = file_name(self.item.id);
+            Some(format!("{name}: shard {shard} cannot be used ({}); the segments are asked instead", e.message))
         })
     }
 
-    fn run(&self, file: &dyn File, shard: u64) -> Result<Arc<Run>> {
-        if let Some(run) = self.runs.lock().get(&shard) {
-            return Ok(run.clone());
-        }
-        let row = self.rows.get(&shard).ok_or_else(|| Error::new(Kind::NotFound, "no such shard"))?;
-        let run = Arc::new(read_run(file, &self.item, row)?);
-        self.runs.lock().insert(shard, run.clone());
-        Ok(run)
+    fn run(&self, file: &dyn File, shard: u64) -> Result<Run> {
+        let (row, end) = self.rows.get(&shard).ok_or_else(|| Error::new(Kind::NotFound, "no such shard"))?;
+        read_run(file, &self.item, row, *end)
     }
 }
 

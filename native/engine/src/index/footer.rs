@@ -21,6 +21,8 @@ const STAMP_ENTRIES: u32 = 256;
 const STAMP_BYTES: u64 = 64 << 10;
 /// Bytes of a footer at most: 131072 entries of 64 bytes, flush points, and control records of 64 MiB.
 const FOOTER_MAX: u64 = 1 << 28;
+/// Bytes at the end that are read first: all sections of a full segment, as a rule.
+const TAIL_BYTES: u64 = 32 << 10;
 
 /// Where a footer goes, and what lies between it and the last record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,19 +103,55 @@ fn stamp_fences(table: &Memtable) -> Vec<StampFence> {
 
 /// Reads a footer that ends at `end` and begins at `offset`. Corrupt, saying what is wrong, if any of it but its blocks is.
 pub fn read(file: &dyn File, nonce: u64, offset: u64, end: u64) -> Result<Footer> {
+    let (head, tail, begin) = read_end(file, nonce, offset, end)?;
+    let last = end - TRAILER_BYTES as u64;
+    let bytes = sections(file, head.sections_offset..last, &tail, begin)?;
+    parse_sections(&bytes, nonce, &head).ok_or_else(|| Error::corrupt("one of its sections is damaged"))
+}
+
+/// Reads the part of a footer that lookups need. Corrupt if that is damaged.
+pub fn read_run(file: &dyn File, nonce: u64, offset: u64, end: u64) -> Result<Run> {
+    let (head, tail, begin) = read_end(file, nonce, offset, end)?;
+    // SEGS with one segment at most, FENC with a row for each block.
+    let most = 16 + 8 + 16 + 24 * (u64::from(head.narrow) + u64::from(head.wide));
+    let last = (head.sections_offset + most).min(end - TRAILER_BYTES as u64);
+    let bytes = sections(file, head.sections_offset..last, &tail, begin)?;
+    parse_run(&mut &bytes[..], nonce, &head).ok_or_else(|| Error::corrupt("its fences are damaged"))
+}
+
+/// The trailer, and the bytes at the end of the footer that were read with it; they begin at the offset that comes last.
+fn read_end(file: &dyn File, nonce: u64, offset: u64, end: u64) -> Result<(Trailer, Vec<u8>, u64)> {
     let length = end.checked_sub(offset).filter(|&n| n >= TRAILER_BYTES as u64 && n <= FOOTER_MAX);
     let length = length.ok_or_else(|| Error::corrupt("its bounds are impossible"))?;
-    // What cannot be read is rebuilt like what is damaged.
-    let io = |e: std::io::Error| Error::corrupt(format!("it cannot be read: {e}"));
-    let mut trailer = [0u8; TRAILER_BYTES];
-    let got = file.read_at(&mut trailer, end - TRAILER_BYTES as u64).map_err(io)?;
-    let head = parse_trailer(&trailer[..got], nonce).ok_or_else(|| Error::corrupt("its trailer is damaged"))?;
-    if head.site.offset != offset || head.sections_offset < offset || head.sections_offset > end {
+    let begin = end - length.min(TAIL_BYTES);
+    let mut tail = vec![0u8; (end - begin) as usize];
+    let got = file.read_at(&mut tail, begin).map_err(unreadable)?;
+    let trailer = &tail[tail.len() - TRAILER_BYTES..];
+    let head = if got == tail.len() { parse_trailer(trailer, nonce) } else { None };
+    let head = head.ok_or_else(|| Error::corrupt("its trailer is damaged"))?;
+    if head.site.offset != offset || head.sections_offset < offset || head.sections_offset > end - TRAILER_BYTES as u64
+    {
         return Err(Error::corrupt("its trailer names another place"));
     }
-    let mut bytes = vec![0u8; (offset + length - TRAILER_BYTES as u64).saturating_sub(head.sections_offset) as usize];
-    let got = file.read_at(&mut bytes, head.sections_offset).map_err(io)?;
-    parse_sections(&bytes[..got], nonce, &head).ok_or_else(|| Error::corrupt("one of its sections is damaged"))
+    Ok((head, tail, begin))
+}
+
+/// The bytes of `range`, from `tail`, which begins at `begin`, as far as it has them.
+fn sections(file: &dyn File, range: std::ops::Range<u64>, tail: &[u8], begin: u64) -> Result<Vec<u8>> {
+    let early = begin.min(range.end).saturating_sub(range.start) as usize;
+    let mut bytes = vec![0u8; early];
+    let got = if early > 0 { file.read_at(&mut bytes, range.start).map_err(unreadable)? } else { 0 };
+    bytes.truncate(got);
+    if range.end > begin {
+        let from = range.start.max(begin) - begin;
+        bytes.extend_from_slice(&tail[from as usize..(range.end - begin) as usize]);
+    }
+    Ok(bytes)
+}
+
+/// What cannot be read is rebuilt like what is damaged.
+fn unreadable(e: std::io::Error) -> Error {
+    Error::corrupt(format!("it cannot be read: {e}"))
 }
 
 /// The fixed part of a footer.
@@ -137,16 +175,20 @@ pub fn parse_trailer(b: &[u8], nonce: u64) -> Option<Trailer> {
 pub fn parse_sections(bytes: &[u8], nonce: u64, head: &Trailer) -> Option<Footer> {
     let mut rest = bytes;
     let rest = &mut rest;
-    let segments = s::decode_segments(s::take(rest, s::SEGS, nonce)?)?;
-    let fences = s::decode_fences(s::take(rest, s::FENC, nonce)?)?;
+    let run = parse_run(rest, nonce, head)?;
     let controls = s::decode_controls(s::take(rest, s::CTRL, nonce)?)?;
     let stamps = s::decode_stamps(s::take(rest, s::STMP, nonce)?)?;
     let flush_points = s::decode_flush_points(s::take(rest, s::FLSH, nonce)?)?;
     let activity = s::decode_activity(s::take(rest, s::STAT, nonce)?)?;
+    Some(Footer { run, controls, stamps, flush_points, activity, site: head.site })
+}
+
+fn parse_run(rest: &mut &[u8], nonce: u64, head: &Trailer) -> Option<Run> {
+    let segments = s::decode_segments(s::take(rest, s::SEGS, nonce)?)?;
+    let fences = s::decode_fences(s::take(rest, s::FENC, nonce)?)?;
     let blocks = u64::from(head.narrow) + u64::from(head.wide);
     if fences.len() as u64 != blocks || head.site.offset + blocks * BLOCK_BYTES as u64 != head.sections_offset {
         return None;
     }
-    let run = Run { offset: head.site.offset, narrow: head.narrow, nonce, segments, fences };
-    Some(Footer { run, controls, stamps, flush_points, activity, site: head.site })
+    Some(Run { offset: head.site.offset, narrow: head.narrow, nonce, segments, fences })
 }

@@ -6,16 +6,18 @@
 //! Compaction moves payloads: places in checkpoints and cached leaves may name a segment that is gone. The name of a version is (LSN, start); after painting
 //! it is looked up where its LSN lies now (`settle`), and a cached leaf is repaired when it is used next.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::{self, Checkpoint, SHARD_SECTORS};
-use super::files::Files;
+use super::files::{Files, Named};
 use super::leaf::{Leaf, Mapped};
 use super::memtable::Memtable;
+use super::merged::{self, Merged};
 use super::sealed::{Sealed, SealedSet};
 use super::{Place, Version, LEAF_SECTORS};
 use crate::error::{Kind, Result};
@@ -50,6 +52,8 @@ struct Inner {
     sealed: Arc<SealedSet>,
     /// Ascending by LSN.
     checkpoints: Arc<Vec<Arc<Checkpoint>>>,
+    /// Merged runs, ascending. Their ranges of LSNs do not overlap.
+    runs: Arc<Vec<Arc<Merged>>>,
     leaves: LruCache<(u64, u64), Leaf>,
     leaf_bytes: usize,
     published: u64,
@@ -99,6 +103,7 @@ pub struct Parts {
     pub sealed: Vec<Arc<Sealed>>,
     pub frozen: Vec<Arc<Memtable>>,
     pub checkpoints: Vec<Arc<Checkpoint>>,
+    pub runs: Vec<Arc<Merged>>,
     pub lineage: Lineage,
     pub faults: Faults,
 }
@@ -108,19 +113,34 @@ pub struct Index {
     first_lsns: RwLock<HashMap<u32, u64>>,
     pub files: Files,
     cache_bytes: usize,
+    looks: AtomicU64,
+    places: AtomicU64,
     faults: Faults,
 }
 
-/// What memory the cache holds.
+/// What memory the caches hold, and what looks past them cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CacheFacts {
     pub extents: usize,
     pub bytes: usize,
+    pub table_bytes: usize,
+    /// Leaves and shards that were looked up, and the files that were asked for them in all.
+    pub looks: u64,
+    pub places: u64,
+}
+
+/// What a shard got since it was last written into a checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fresh {
+    /// LSN of that checkpoint, and the entries that it has.
+    pub since: u64,
+    pub known: u64,
+    pub entries: f64,
 }
 
 impl Index {
     pub fn new(files: Files, cache_bytes: usize, parts: Parts, published: u64) -> Index {
-        let Parts { sealed, frozen, checkpoints, lineage, faults } = parts;
+        let Parts { sealed, frozen, checkpoints, runs, lineage, faults } = parts;
         let first = |table: &Arc<Memtable>| (table.segment, table.first().map_or(published, |(lsn, _)| lsn));
         let first_lsns =
             sealed.iter().map(|s| (s.item.id.0, s.item.first_lsn.0)).chain(frozen.iter().map(first)).collect();
@@ -129,6 +149,7 @@ impl Index {
             frozen,
             sealed: Arc::new(SealedSet::new(sealed)),
             checkpoints: Arc::new(checkpoints),
+            runs: Arc::new(runs),
             live_path: lineage.path(u64::MAX),
             live_key: LIVE,
             lineage: Arc::new(lineage),
@@ -140,7 +161,15 @@ impl Index {
             moves: 0,
             shown_max: u64::MAX,
         };
-        Index { inner: Mutex::new(inner), first_lsns: RwLock::new(first_lsns), files, cache_bytes, faults }
+        Index {
+            inner: Mutex::new(inner),
+            first_lsns: RwLock::new(first_lsns),
+            files,
+            cache_bytes,
+            looks: AtomicU64::new(0),
+            places: AtomicU64::new(0),
+            faults,
+        }
     }
 
     pub fn published(&self) -> u64 {
@@ -210,7 +239,13 @@ impl Index {
 
     pub fn cache_facts(&self) -> CacheFacts {
         let inner = self.inner.lock();
-        CacheFacts { extents: inner.leaves.iter().map(|(_, leaf)| leaf.len()).sum(), bytes: inner.leaf_bytes }
+        CacheFacts {
+            extents: inner.leaves.iter().map(|(_, leaf)| leaf.len()).sum(),
+            bytes: inner.leaf_bytes,
+            table_bytes: self.files.tables.bytes(),
+            looks: self.looks.load(Ordering::Relaxed),
+            places: self.places.load(Ordering::Relaxed),
+        }
     }
 
     /// Begins a new active segment whose first record will be `first_lsn`; the old one is frozen until `seal`.
@@ -241,7 +276,7 @@ impl Index {
         inner.retired.extend(gone);
         inner.replacements += 1;
         drop(inner);
-        self.files.forget(gone);
+        self.files.forget(gone.iter().map(|&id| Named::Segment(id)));
     }
 
     /// How often compaction replaced segments: who asks several of them sees by it that the list is another one.
@@ -445,27 +480,66 @@ impl Index {
         Ok(moved)
     }
 
-    /// Appends what checkpoints and sealed segments say of `range`, which lies in one shard, on `path`: the newest checkpoint's shard, and what came after it.
+    /// Appends what checkpoints and sealed segments say of `range`, which lies in one shard, on `path`: the newest checkpoint's shard, and what came after it,
+    /// from merged runs as far as there are any.
     fn collect_sealed(&self, sealed: &SealedSet, range: (u64, u64), path: &Path, out: &mut Vec<Version>) -> Result<()> {
         let shard = range.0 / SHARD_SECTORS;
         let mut base = 0;
+        let mut places = 0;
         let checkpoints = self.checkpoints();
         for checkpoint in checkpoints.iter().rev().filter(|c| path.passes(c.item.lsn.0) && c.has(shard)) {
             let before = out.len();
-            match checkpoint.collect(range, out) {
+            match checkpoint.collect(&self.files, range, out) {
                 Ok(()) => {
                     sealed.hint(&mut out[before..]);
                     base = checkpoint.item.lsn.0;
+                    places += 1;
                     break;
                 }
-                Err(fault) => self.faults.note(fault),
+                Err(fault) => fault.into_iter().for_each(|fault| self.faults.note(fault)),
             }
         }
         let path = path.above(base);
-        for segment in sealed.iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
+        let before = out.len();
+        let asked = merged::collect(&self.runs(), &self.files, sealed, range, &path, out);
+        sealed.hint(&mut out[before..]);
+        asked.faults.iter().for_each(|fault| self.faults.note(fault.clone()));
+        places += asked.lsns.len() as u64;
+        let near = |s: &&Arc<Sealed>| path.meets(s.item.first_lsn.0, s.item.last_lsn.0) && !asked.covers(s);
+        for segment in sealed.iter().filter(near) {
             segment.collect(&self.files, range, &path, out)?;
+            places += 1;
         }
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.places.fetch_add(places, Ordering::Relaxed);
         Ok(())
+    }
+
+    pub fn runs(&self) -> Arc<Vec<Arc<Merged>>> {
+        self.inner.lock().runs.clone()
+    }
+
+    /// The manifest names `added` and does not name `gone` any more, whose files may be removed after this.
+    pub fn replace_runs(&self, gone: &[u32], added: Option<Arc<Merged>>) {
+        let mut inner = self.inner.lock();
+        let (retired, mut kept): (Vec<_>, Vec<_>) = inner.runs.iter().cloned().partition(|r| gone.contains(&r.item.id));
+        kept.extend(added);
+        kept.sort_by_key(|run| run.item.first_lsn);
+        inner.runs = Arc::new(kept);
+        drop(inner);
+        retired.iter().for_each(|run| run.retire());
+        self.files.forget(gone.iter().map(|&id| Named::Run(id)));
+    }
+
+    /// The same of checkpoints.
+    pub fn drop_checkpoints(&self, gone: &[u32]) {
+        let mut inner = self.inner.lock();
+        let (retired, kept) = inner.checkpoints.iter().cloned().partition(|c| gone.contains(&c.item.id));
+        inner.checkpoints = Arc::new(kept);
+        drop(inner);
+        let retired: Vec<Arc<Checkpoint>> = retired;
+        retired.iter().for_each(|checkpoint| checkpoint.retire());
+        self.files.forget(gone.iter().map(|&id| Named::Checkpoint(id)));
     }
 
     pub fn checkpoints(&self) -> Arc<Vec<Arc<Checkpoint>>> {
@@ -516,31 +590,28 @@ impl Index {
         Ok(mapped.into_iter().map(version).collect())
     }
 
-    /// Shards below `count` that sealed segments after `since` touch.
-    pub fn shards_touched(&self, since: u64, count: u64) -> Result<BTreeSet<u64>> {
-        let mut shards = BTreeSet::new();
-        for segment in self.sealed().iter().filter(|s| s.item.first_lsn.0 > since) {
-            segment.spans(&self.files, &mut |start, end| {
-                let last = ((end - 1) / SHARD_SECTORS).min(count - 1);
-                shards.extend(start / SHARD_SECTORS..=last);
-            })?;
+    /// About how many entries each shard below `count` got on `path` since it was last written into a checkpoint there; no row for those without any.
+    pub fn fresh_entries(&self, path: &Path, count: u64) -> Result<BTreeMap<u64, Fresh>> {
+        let mut shards: BTreeMap<u64, Fresh> = BTreeMap::new();
+        for checkpoint in self.checkpoints().iter().filter(|c| path.passes(c.item.lsn.0)) {
+            for shard in checkpoint.shards().filter(|&shard| checkpoint.has(shard)) {
+                let known = Fresh { since: checkpoint.item.lsn.0, known: checkpoint.entries(shard), entries: 0.0 };
+                shards.insert(shard, known);
+            }
         }
-        Ok(shards)
-    }
-
-    /// Entries that sealed segments after `since` have in a shard; whole index blocks are counted, so it may be too many.
-    pub fn entries_since(&self, shard: u64, since: u64) -> Result<u64> {
-        const ENTRIES_A_BLOCK: u64 = 280;
-        let (start, end) = (shard * SHARD_SECTORS, (shard + 1) * SHARD_SECTORS);
-        let mut entries = 0;
-        for segment in self.sealed().iter().filter(|s| s.item.first_lsn.0 > since) {
-            segment.spans(&self.files, &mut |from, to| {
-                if from < end && start < to {
-                    entries += ENTRIES_A_BLOCK;
+        for segment in self.sealed().iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
+            segment.spans(&self.files, &mut |start, end, entries| {
+                let (first, last) = (start / SHARD_SECTORS, ((end - 1) / SHARD_SECTORS).min(count - 1));
+                for shard in first..=last {
+                    let fresh = shards.entry(shard).or_default();
+                    if segment.item.first_lsn.0 > fresh.since {
+                        fresh.entries += entries.in_shard(shard, start, end);
+                    }
                 }
             })?;
         }
-        Ok(entries)
+        shards.retain(|_, fresh| fresh.entries > 0.0);
+        Ok(shards)
     }
 
     fn paint(&self, leaf: &mut Leaf, number: u64, mut versions: Vec<Version>, shown_max: u64) {

@@ -177,6 +177,17 @@ impl Memtable {
         self.items.len()
     }
 
+    /// Bytes of memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        use std::mem::size_of;
+        self.items.capacity() * size_of::<Item>()
+            + self.links.capacity() * size_of::<Link>()
+            + self.chains.capacity() * 17
+            + self.batches.capacity() * size_of::<BatchMark>()
+            + self.flush_points.capacity() * 8
+            + self.controls.iter().map(|c| c.document.len() + size_of::<Control>()).sum::<usize>()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

@@ -9,11 +9,15 @@ pub mod footer;
 pub mod leaf;
 pub mod map;
 pub mod memtable;
+pub mod merge;
+pub mod merged;
 pub mod reachable;
 pub mod run;
 pub mod sealed;
 pub mod sections;
 pub mod spans;
+pub mod stream;
+pub mod tables;
 
 /// Sectors of address space in one leaf, the unit of the cache: 4 MiB.
 pub const LEAF_SECTORS: u64 = 8192;
@@ -49,6 +53,10 @@ pub struct Version {
 impl Version {
     pub fn end(&self) -> u64 {
         self.start + self.sectors
+    }
+
+    pub fn is_data(&self) -> bool {
+        matches!(self.place, Place::Data { .. })
     }
 
     /// Bytes of its payload.

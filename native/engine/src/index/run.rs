@@ -12,6 +12,8 @@ pub const BLOCK_BYTES: usize = PAGE as usize;
 const BLOCK_HEADER: usize = 24;
 /// Longer entries lie in blocks of their own, so that a lookup of a leaf looks back one leaf at most.
 pub const NARROW_SECTORS: u64 = LEAF_SECTORS;
+/// Entries whose LSNs a block's base is the smallest of.
+pub const LOOK_AHEAD: usize = 4096;
 /// An entry in varints at most: token, three of 10 bytes, index, offset, stored, skip, sectors.
 const ENTRY_MAX: usize = 64;
 const SLICED: u64 = 0x10;
@@ -73,8 +75,18 @@ fn push_blocks(blocks: &mut Blocks, versions: &[Version], nonce: u64) -> u32 {
 }
 
 fn push_block(blocks: &mut Blocks, versions: &[Version], nonce: u64) -> usize {
-    let mut block = vec![0u8; BLOCK_HEADER];
-    let base = versions.iter().take(BLOCK_BYTES).map(|v| v.lsn).min().unwrap_or(0);
+    let (block, fence, taken) = encode_block(versions, &blocks.segments, nonce);
+    blocks.bytes.extend_from_slice(&block);
+    blocks.fences.push(fence);
+    taken
+}
+
+/// Encodes as many of `versions` as one block takes: its bytes, what it covers, how many it took. At least the next [`LOOK_AHEAD`] versions of the
+/// run must be there, or all that are left.
+pub fn encode_block(versions: &[Version], segments: &[u32], nonce: u64) -> (Vec<u8>, Fence, usize) {
+    let mut block = Vec::with_capacity(BLOCK_BYTES);
+    block.resize(BLOCK_HEADER, 0);
+    let base = versions.iter().take(LOOK_AHEAD).map(|v| v.lsn).min().unwrap_or(0);
     let mut previous = versions[0].start;
     let mut fence = Fence { start: previous, end: previous, lsn: versions[0].lsn };
     let mut taken = 0;
@@ -82,7 +94,7 @@ fn push_block(blocks: &mut Blocks, versions: &[Version], nonce: u64) -> usize {
         if block.len() + ENTRY_MAX > BLOCK_BYTES {
             break;
         }
-        push_entry(&mut block, version, previous, base, &blocks.segments);
+        push_entry(&mut block, version, previous, base, segments);
         previous = version.start;
         fence.end = fence.end.max(version.end());
         taken += 1;
@@ -95,9 +107,7 @@ fn push_block(blocks: &mut Blocks, versions: &[Version], nonce: u64) -> usize {
     block.resize(BLOCK_BYTES, 0);
     let sum = crc_nonce(&block[4..], nonce);
     put_u32(&mut block, 0, sum);
-    blocks.bytes.extend_from_slice(&block);
-    blocks.fences.push(fence);
-    taken
+    (block, fence, taken)
 }
 
 fn push_entry(out: &mut Vec<u8>, version: &Version, previous: u64, base: u64, segments: &[u32]) {
@@ -191,11 +201,10 @@ impl Run {
     ) -> Result<()> {
         let (start, end) = range;
         let [narrow, wide] = self.blocks_near(range);
-        for block in narrow.chain(wide).filter(|&block| self.fences[block].overlaps(range)) {
-            let versions = self.read_block(file, block)?;
+        let near: Vec<u64> = narrow.chain(wide).filter(|&i| self.fences[i].overlaps(range)).map(|i| i as u64).collect();
+        read_blocks(file, self.offset, &near, (self.nonce, &self.segments), &mut |versions| {
             out.extend(versions.into_iter().filter(|v| v.overlaps(start, end) && wanted(v.lsn)));
-        }
-        Ok(())
+        })
     }
 
     /// The narrow and the wide blocks among which are all that overlap the range; in each the versions ascend by their start.
@@ -207,25 +216,46 @@ impl Run {
         [first..last.max(first), self.narrow as usize..self.fences.len()]
     }
 
-    /// Every version, block by block.
-    pub fn all(&self, file: &dyn File) -> Result<Vec<Version>> {
-        let mut versions = Vec::new();
-        for block in 0..self.fences.len() {
-            versions.extend(self.read_block(file, block)?);
-        }
-        Ok(versions)
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        self.segments.len() * 4 + self.fences.len() * std::mem::size_of::<Fence>() + 128
     }
 
     /// Corrupt if the block is damaged or cannot be read.
     pub fn read_block(&self, file: &dyn File, block: usize) -> Result<Vec<Version>> {
-        let mut bytes = [0u8; BLOCK_BYTES];
-        let offset = self.offset + (block * BLOCK_BYTES) as u64;
-        let got = file
-            .read_at(&mut bytes, offset)
-            .map_err(|e| Error::corrupt(format!("an index block cannot be read: {e}")))?;
-        decode_block(&bytes[..got], self.nonce, &self.segments)
-            .ok_or_else(|| Error::corrupt(format!("index block at offset {offset} is damaged")))
+        let mut versions = Vec::new();
+        read_blocks(file, self.offset, &[block as u64], (self.nonce, &self.segments), &mut |v| versions = v)?;
+        Ok(versions)
     }
+}
+
+/// Reads blocks, given ascending by number, neighbours with one call; `take` gets the versions of each. `key`: nonce and segment table. Corrupt, naming the
+/// block, if one is damaged or cannot be read.
+pub fn read_blocks(
+    file: &dyn File,
+    offset: u64,
+    blocks: &[u64],
+    key: (u64, &[u32]),
+    take: &mut dyn FnMut(Vec<Version>),
+) -> Result<()> {
+    const BLOCKS_MAX: usize = 64;
+    let mut rest = blocks;
+    while let Some(&first) = rest.first() {
+        let together = rest.iter().zip(first..).take(BLOCKS_MAX).take_while(|&(&a, b)| a == b).count();
+        rest = &rest[together..];
+        let mut bytes = vec![0u8; together * BLOCK_BYTES];
+        let at = offset + first * BLOCK_BYTES as u64;
+        let got = file.read_at(&mut bytes, at);
+        let got = got.map_err(|e| Error::corrupt(format!("an index block cannot be read: {e}")))?;
+        for i in 0..together {
+            let block = bytes[..got].get(i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES);
+            let versions = block.and_then(|block| decode_block(block, key.0, key.1));
+            take(versions.ok_or_else(|| {
+                Error::corrupt(format!("index block at offset {} is damaged", at + (i * BLOCK_BYTES) as u64))
+            })?);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

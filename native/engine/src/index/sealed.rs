@@ -1,18 +1,19 @@
-//! A sealed segment: what the manifest says of it, and its run, loaded when a lookup first needs it.
+//! A sealed segment: what the manifest says of it, and its run, loaded when a lookup needs it and held as long as there is room.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::activity::Activity;
+use super::checkpoint::SHARD_SECTORS;
 use super::files::Files;
 use super::footer::{self, Footer};
 use super::memtable::{Control, Memtable};
 use super::run::{Run, NARROW_SECTORS};
 use super::sections::StampFence;
 use super::spans::Spans;
-use super::{Place, Version, LOCATE};
+use super::stream::Cursor;
+use super::{tables, Place, Version, LOCATE};
 use crate::error::{Kind, Result};
 use crate::faults::Faults;
 use crate::journal::manifest::SegmentItem;
@@ -50,6 +51,13 @@ impl SealedSet {
         self.by_lsn.get(at).filter(|s| s.item.first_lsn.0 <= lsn)
     }
 
+    /// The segments that lie in `first..=last` as a whole.
+    pub fn within(&self, first: u64, last: u64) -> &[Arc<Sealed>] {
+        let from = self.by_lsn.partition_point(|s| s.item.first_lsn.0 < first);
+        let to = self.by_lsn.partition_point(|s| s.item.last_lsn.0 <= last);
+        &self.by_lsn[from..to.max(from)]
+    }
+
     /// Turns places in segments that are gone into hints. What is in no segment was dropped: nobody who may look sees it, so that it is damage if
     /// it is seen.
     pub fn hint(&self, versions: &mut [Version]) {
@@ -76,22 +84,54 @@ impl std::ops::Deref for SealedSet {
     }
 }
 
+/// Entries in a span of sectors.
+#[derive(Clone, Copy, Debug)]
+pub enum Spread {
+    /// So many in all, anywhere in it.
+    Even(f64),
+    /// So many in each part of it.
+    Each(f64),
+}
+
+impl Spread {
+    /// How many are in a shard that the span `start..end` touches.
+    pub fn in_shard(self, shard: u64, start: u64, end: u64) -> f64 {
+        match self {
+            Spread::Each(entries) => entries,
+            Spread::Even(entries) => {
+                let (from, to) = (start.max(shard * SHARD_SECTORS), end.min((shard + 1) * SHARD_SECTORS));
+                entries * (to - from) as f64 / (end - start) as f64
+            }
+        }
+    }
+}
+
 enum Source {
     Disk(Arc<Run>),
     /// The footer is damaged: rebuilt from the batches.
     Memory(Box<Memtable>),
 }
 
+impl Source {
+    fn bytes(&self) -> usize {
+        match self {
+            Source::Disk(run) => run.bytes(),
+            Source::Memory(table) => table.bytes(),
+        }
+    }
+}
+
 pub struct Sealed {
     pub item: SegmentItem,
     volume: Volume,
-    source: Mutex<Option<Arc<Source>>>,
+    /// A part of the footer that lookups need is damaged: the batches say what it said.
+    damaged: AtomicBool,
     faults: Faults,
 }
 
 impl Sealed {
     pub fn new(item: SegmentItem, volume: Volume, faults: Faults) -> Sealed {
-        Sealed { item, volume, source: Mutex::new(None), faults }
+        Sealed { item, volume, damaged: AtomicBool::new(false), faults }
     }
 
     /// Appends every version that overlaps `range` on `path`, in no order.
@@ -108,18 +148,11 @@ impl Sealed {
         match result {
             Err(e) if e.kind == Kind::Corrupt => {
                 out.truncate(before);
-                self.distrust(files, &e.message)?;
+                self.distrust(files, &e.message);
                 self.collect(files, range, path, out)
             }
             other => other,
         }
-    }
-
-    /// From now on the segment's batches are asked, not its footer.
-    pub fn distrust(&self, files: &Files, why: &str) -> Result<()> {
-        let table = self.rebuild(files, why)?;
-        *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
-        Ok(())
     }
 
     /// What its versions on `path` cover of `range`, as streams. Nothing is read yet but fences.
@@ -134,7 +167,7 @@ impl Sealed {
             Source::Disk(run) => {
                 let file = match files.get(self.item.id.0) {
                     Err(e) if e.kind == Kind::Corrupt => {
-                        self.distrust(files, &e.message)?;
+                        self.distrust(files, &e.message);
                         return self.stream(files, range, path, out);
                     }
                     other => other?,
@@ -151,11 +184,18 @@ impl Sealed {
         Ok(())
     }
 
-    /// Calls `see(start, end)` for the span of every index block, in sectors.
-    pub fn spans(&self, files: &Files, see: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        match &*self.source(files)? {
-            Source::Disk(run) => run.fences.iter().for_each(|fence| see(fence.start, fence.end)),
-            Source::Memory(table) => table.versions().for_each(|v| see(v.start, v.end())),
+    /// Calls `see(start, end, entries)` for the span of every index block, in sectors.
+    pub fn spans(&self, files: &Files, see: &mut dyn FnMut(u64, u64, Spread)) -> Result<()> {
+        // All segments in turn: they are not to drive out what lookups need.
+        let source = files.tables.held(self.key()).map_or_else(|| self.load(files).map(Arc::new), Ok)?;
+        match &*source {
+            Source::Disk(run) => {
+                let each = f64::from(self.item.entries) / run.fences.len().max(1) as f64;
+                let (narrow, wide) = run.fences.split_at(run.narrow as usize);
+                narrow.iter().for_each(|fence| see(fence.start, fence.end, Spread::Even(each)));
+                wide.iter().for_each(|fence| see(fence.start, fence.end, Spread::Each(each)));
+            }
+            Source::Memory(table) => table.versions().for_each(|v| see(v.start, v.end(), Spread::Each(1.0))),
         }
         Ok(())
     }
@@ -194,8 +234,7 @@ impl Sealed {
                 if let Err(e) = &read {
                     if e.kind == Kind::Corrupt {
                         // The next walk finds it rebuilt; this one cannot go on in other blocks.
-                        let table = self.rebuild(files, &e.message)?;
-                        *self.source.lock() = Some(Arc::new(Source::Memory(Box::new(table))));
+                        self.distrust(files, &e.message);
                     }
                 }
                 read
@@ -209,16 +248,63 @@ impl Sealed {
     }
 
     fn source(&self, files: &Files) -> Result<Arc<Source>> {
-        if let Some(source) = &*self.source.lock() {
-            return Ok(source.clone());
+        files.tables.get(self.key(), || self.load(files), Source::bytes)
+    }
+
+    fn key(&self) -> tables::Key {
+        (self.item.nonce, 0)
+    }
+
+    fn load(&self, files: &Files) -> Result<Source> {
+        if !self.damaged.load(Ordering::Relaxed) {
+            let item = &self.item;
+            let file = files.get(item.id.0);
+            match file.and_then(|file| footer::read_run(&*file, item.nonce, item.footer_offset, item.file_bytes)) {
+                Ok(run) => return Ok(Source::Disk(Arc::new(run))),
+                Err(e) if e.kind == Kind::Corrupt => {
+                    self.damaged.store(true, Ordering::Relaxed);
+                    self.note_damage(&e.message);
+                }
+                Err(e) => return Err(e),
+            }
         }
-        let source = Arc::new(match self.footer(files) {
-            Ok(footer) => Source::Disk(Arc::new(footer.run)),
-            Err(e) if e.kind == Kind::Corrupt => Source::Memory(Box::new(self.rebuild(files, &e.message)?)),
-            Err(e) => return Err(e),
-        });
-        *self.source.lock() = Some(source.clone());
-        Ok(source)
+        Ok(Source::Memory(Box::new(self.table(files)?)))
+    }
+
+    /// From now on the segment's batches are asked, not its footer.
+    pub fn distrust(&self, files: &Files, why: &str) {
+        self.damaged.store(true, Ordering::Relaxed);
+        self.note_damage(why);
+        files.tables.remove(self.key());
+    }
+
+    fn note_damage(&self, why: &str) {
+        let name = file_name(self.item.id);
+        self.faults.note(format!("{name}: the footer is damaged ({why}); it is rebuilt from the batches"));
+    }
+
+    /// Ids of the segments that its versions name, ascending.
+    pub fn data_segments(&self, files: &Files) -> Result<Vec<u32>> {
+        Ok(match &*self.source(files)? {
+            Source::Disk(run) => run.segments.clone(),
+            Source::Memory(table) => {
+                table.versions().any(|v| v.is_data()).then_some(table.segment).into_iter().collect()
+            }
+        })
+    }
+
+    /// Its versions sorted by (start, LSN): the narrow or the wide ones.
+    pub fn cursor(&self, files: &Files, wide: bool) -> Result<Cursor> {
+        Ok(match &*self.source(files)? {
+            Source::Disk(run) => {
+                let (narrow, all) = (u64::from(run.narrow), run.fences.len() as u64);
+                let blocks = if wide { narrow..all } else { 0..narrow };
+                Cursor::of_blocks(files.get(self.item.id.0)?, run.offset, blocks, run.segments.clone(), run.nonce)
+            }
+            Source::Memory(table) => {
+                Cursor::of_versions(table.versions().filter(|v| (v.sectors > NARROW_SECTORS) == wide).collect())
+            }
+        })
     }
 
     /// The footer as it stands on disk; Corrupt if any part but its blocks is damaged.
@@ -297,7 +383,10 @@ impl Sealed {
     fn ask<T>(&self, files: &Files, whole: impl FnOnce(Footer) -> T, rebuilt: impl FnOnce(Memtable) -> T) -> Result<T> {
         match self.footer(files) {
             Ok(footer) => Ok(whole(footer)),
-            Err(e) if e.kind == Kind::Corrupt => Ok(rebuilt(self.rebuild(files, &e.message)?)),
+            Err(e) if e.kind == Kind::Corrupt => {
+                self.note_damage(&e.message);
+                Ok(rebuilt(self.table(files)?))
+            }
             Err(e) => Err(e),
         }
     }
@@ -318,12 +407,5 @@ impl Sealed {
             }
             Err(e) => Err(e),
         }
-    }
-
-    fn rebuild(&self, files: &Files, why: &str) -> Result<Memtable> {
-        let fault =
-            format!("{}: the footer is damaged ({why}); it is rebuilt from the batches", file_name(self.item.id));
-        self.faults.note(fault);
-        self.table(files)
     }
 }

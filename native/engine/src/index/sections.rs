@@ -12,6 +12,7 @@ pub const STMP: &[u8; 4] = b"STMP";
 pub const FLSH: &[u8; 4] = b"FLSH";
 pub const STAT: &[u8; 4] = b"STAT";
 pub const SHRD: &[u8; 4] = b"SHRD";
+pub const TOPF: &[u8; 4] = b"TOPF";
 const HEADER_BYTES: usize = 16;
 
 /// Where a stamp can be looked up in a segment.

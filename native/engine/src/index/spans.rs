@@ -77,7 +77,7 @@ impl Walk {
         let Some(block) = self.blocks.find(|&block| fences[block].overlaps(rest)) else { return Ok(None) };
         let versions = match self.run.read_block(&*self.file, block) {
             Err(e) if e.kind == Kind::Corrupt => {
-                self.sealed.distrust(&index.files, &e.message)?;
+                self.sealed.distrust(&index.files, &e.message);
                 return Err(Error::new(Kind::Gone, e.message));
             }
             other => other?,

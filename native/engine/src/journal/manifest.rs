@@ -4,11 +4,12 @@
 //! enough to open. A failed commit has either changed nothing or has an unknown outcome ([`CommitError`]): then the caller poisons the
 //! volume, and the next opening reads it anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::codec::*;
 use crate::error::{Error, Kind, Result};
+use crate::index::files::Named;
 use crate::storage::{File, Storage};
 use crate::units::{Lsn, SegmentId, SECTOR};
 
@@ -281,6 +282,14 @@ impl Content {
     pub fn next_segment(&self) -> SegmentId {
         let named = self.segments.keys().next_back().map_or(0, |id| id.0);
         SegmentId(self.state.next_segment.max(named.saturating_add(1)))
+    }
+
+    /// Of all files of the journal and its index.
+    pub fn file_names(&self) -> HashSet<String> {
+        let segments = self.segments.keys().map(|id| Named::Segment(id.0));
+        let checkpoints = self.checkpoints.keys().map(|&id| Named::Checkpoint(id));
+        let runs = self.runs.keys().map(|&id| Named::Run(id));
+        segments.chain(checkpoints).chain(runs).map(Named::file_name).collect()
     }
 
     /// Takes an id for a file that is named later, or never: what a crash leaves of it is swept.

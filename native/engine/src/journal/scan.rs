@@ -18,18 +18,26 @@ pub struct Window<'a> {
     file: &'a dyn File,
     buffer: Vec<u8>,
     begin: u64,
+    /// Nothing behind it will be asked for.
+    end: u64,
 }
 
 impl<'a> Window<'a> {
     pub fn new(file: &'a dyn File) -> Window<'a> {
-        Window { file, buffer: Vec::new(), begin: 0 }
+        Window::until(file, u64::MAX)
+    }
+
+    /// One that reads nothing behind `end` unless it is asked to.
+    pub fn until(file: &'a dyn File, end: u64) -> Window<'a> {
+        Window { file, buffer: Vec::new(), begin: 0, end }
     }
 
     /// The bytes at `offset`; None where the file ends before.
     pub fn get(&mut self, offset: u64, bytes: usize) -> std::io::Result<Option<&[u8]>> {
         let inside = offset >= self.begin && offset + bytes as u64 <= self.begin + self.buffer.len() as u64;
         if !inside {
-            self.buffer.resize(bytes.max(WINDOW_BYTES), 0);
+            let ahead = self.end.saturating_sub(offset).min(WINDOW_BYTES as u64) as usize;
+            self.buffer.resize(bytes.max(ahead), 0);
             let got = self.file.read_at(&mut self.buffer, offset)?;
             self.buffer.truncate(got);
             self.begin = offset;
@@ -67,7 +75,7 @@ pub fn scan(segment: &OpenSegment, limit: Option<u64>) -> Result<Scan> {
 pub fn scan_range(segment: &OpenSegment, start: u64, end: u64) -> Result<Scan> {
     let io = |e: std::io::Error| Error::io("read", &file_name(segment.id), &e);
     let length = segment.file.len().map_err(io)?.min(end);
-    let mut window = Window::new(&*segment.file);
+    let mut window = Window::until(&*segment.file, length);
     let mut scan = Scan::default();
     let mut echoes: BTreeMap<u64, Meta> = BTreeMap::new();
     let mut at = start;

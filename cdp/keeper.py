@@ -1,0 +1,144 @@
+"""A volume that is open for writing, kept to its policy: facts are gathered, a plan is made, what it says is done and told.
+
+Invariants:
+- No bookmark is set or taken away while a plan is made and carried out, so that none ends up on an instant that just went.
+- A bookmark's removal is durable before its instant goes; every other event is told after what it tells of, and told again until it is durable.
+- A round without anything due costs a few calls that touch no disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cdp import history, marks
+from cdp.errors import NoSpace
+from cdp.retention.plan import Event, Plan, due, plan
+from cdp.retention.policy import Policy
+from cdp.retention.relief import shortage
+from cdp.retention.state import Facts, Mark, Space
+
+if TYPE_CHECKING:
+    from cdp.volume import OpenVolume
+
+MEASURE_SECONDS = 10.0
+"""How long to wait for a new estimate of what is dead, after something was given up. It comes with compaction's next look; under
+pressure that is at once."""
+
+EVENTS_WAITING_MAX = 64
+"""Events that could not be appended yet; older ones are let go."""
+
+
+class Keeper:
+    """Of one `OpenVolume`, which calls it with its bookmarks locked."""
+
+    def __init__(self, volume: OpenVolume) -> None:
+        controls = volume.native.controls()
+        self._volume = volume
+        self._shortened = marks.condition(controls, "history-shortened", "history-whole")
+        self._minimum_broken = marks.condition(controls, "minimum-broken", "minimum-holds")
+        self._full = marks.condition(controls, "journal-full", "journal-has-room")
+        self._cut_stamp: int | None = None
+        self._flushed: dict[int, bool] = {}
+        self._planned: object = None
+        self._given: tuple[int, float] | None = None
+        self._waiting: list[Event] = []
+
+    @property
+    def shortened(self) -> bool:
+        return self._shortened
+
+    @property
+    def minimum_broken(self) -> bool:
+        return self._minimum_broken
+
+    def round(self, policy: Policy, now: int, *, force: bool = False) -> Plan | None:
+        """Does what is due at the stamp `now`. What that was; None: nothing."""
+        native = self._volume.native
+        told = history.space_facts(native)
+        self._note_fullness(told, policy)
+        self._tell()
+        # Without the bytes of the window the shortage is overestimated: enough to see that there is none.
+        space = history.space_of(told, 0, measured=self._is_measured(told))
+        pressed = shortage(space) > 0
+        bookmarks = history.marks_of(self._volume.bookmarks())
+        age_zero = min(now, native.latest().stamp)
+        expired = sum(mark.expires_stamp is not None and mark.expires_stamp <= now for mark in bookmarks)
+        state = (policy, due(policy, age_zero), expired, bookmarks)
+        if state == self._planned and not pressed and not force:
+            return None
+        seen = history.NativeHistory(native)
+        if pressed:
+            space = replace(space, window=seen.window_bytes())
+        facts = self._facts(seen, bookmarks, space)
+        made = plan(policy, facts, now)
+        self._planned = state
+        if not made.changes(facts):
+            return None
+        self._carry_out(made, facts, seen)
+        return made
+
+    def _facts(self, seen: history.NativeHistory, bookmarks: tuple[Mark, ...], space: Space) -> Facts:
+        return Facts(
+            latest=seen.latest,
+            horizon=seen.horizon,
+            points=seen.points(self._flushed),
+            marks=bookmarks,
+            pins=history.pins_of(self._volume.native),
+            space=space,
+            history=seen,
+            shortened=self._shortened,
+            minimum_broken=self._minimum_broken,
+            cut_stamp=seen.horizon.stamp if self._cut_stamp is None else self._cut_stamp,
+        )
+
+    def _carry_out(self, made: Plan, facts: Facts, seen: history.NativeHistory) -> None:
+        native = self._volume.native
+        for name in made.drop_marks:
+            self._volume.remove_bookmark(name)
+        native.retain(made.horizon, list(made.points))
+        for lsn in made.close_views:
+            native.close_views(lsn)
+        before = {point.lsn: point.flush for point in facts.points}
+        self._flushed = {lsn: before.get(lsn, lsn in seen.flushed) for lsn in made.points}
+        if made.cut_stamp is not None:
+            self._cut_stamp = made.cut_stamp
+        if made.gives_way:
+            self._given = (facts.space.dead, time.monotonic())
+        self._note(made.given_up)
+
+    def _note(self, events: Iterable[Event]) -> None:
+        told = [event.event for event in events]
+        self._shortened = (self._shortened or "history-shortened" in told) and "history-whole" not in told
+        self._minimum_broken = (self._minimum_broken or "minimum-broken" in told) and "minimum-holds" not in told
+        self._waiting = [*self._waiting, *events][-EVENTS_WAITING_MAX:]
+        self._tell()
+
+    def _note_fullness(self, told: Mapping[str, Any], policy: Policy) -> None:
+        state = history.condition(told, policy.full)
+        full = state in ("stalled", "full")
+        if full != self._full:
+            self._full = full
+            details = {"condition": state, "used": told.get("used"), "hard": told.get("hard")}
+            reason = {"reason": "disk" if told.get("disk_full") else "budget"} if full else {}
+            self._note([Event("journal-full" if full else "journal-has-room", {**details, **reason})])
+
+    def _tell(self) -> None:
+        while self._waiting:
+            event = self._waiting[0]
+            try:
+                self._volume.append_event(event.event, **event.details)
+            except NoSpace:
+                return  # It is told once there is room.
+            self._waiting.pop(0)
+
+    def _is_measured(self, told: Mapping[str, Any]) -> bool:
+        if self._given is None:
+            return True
+        dead, since = self._given
+        if told.get("dead") == dead and time.monotonic() - since < MEASURE_SECONDS:
+            return False
+        self._given = None
+        return True

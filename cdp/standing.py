@@ -1,0 +1,134 @@
+"""How a volume stands with its policy now: the facts behind `cdp retention` and `cdp show`. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cdp import history, marks
+from cdp.errors import NotFound
+from cdp.facts import CompactFacts, PinFacts, PolicyFacts, RetentionFacts, SpaceFacts, VolumeFacts
+from cdp.retention import policy as policies
+from cdp.retention.policy import Policy
+from cdp.retention.state import MINUTE, SECOND, Pin
+from cdp.volume import OpenVolume, instant_facts
+
+if TYPE_CHECKING:
+    from cdp import _native
+
+PACE_MINUTES = 60
+"""The time until full is told at the mean pace of as many minutes."""
+ROUNDS_MAX = 10_000
+"""Of compaction, one after the other: more than a volume has segments."""
+
+
+def policy_facts(policy: Policy, set_stamp: int | None) -> PolicyFacts:
+    """A policy as plain values."""
+    return PolicyFacts(
+        every_write_seconds=policy.every_write,
+        minutes_seconds=policy.minutes,
+        hours_seconds=policy.hours,
+        days_seconds=policy.days,
+        minimum_seconds=policy.minimum,
+        budget_bytes=policy.budget,
+        full=policy.full,
+        thin=policy.thin,
+        set_stamp=set_stamp,
+        settings=policies.settings(policy),
+    )
+
+
+def retention_facts(opened: OpenVolume, volume: VolumeFacts) -> RetentionFacts:
+    """The policy of an open volume, and what it means now."""
+    native = opened.native
+    policy, set_stamp = opened.policy()
+    told = history.space_facts(native)
+    reach = native.reach()
+    oldest, latest = native.oldest(), native.latest()
+    controls = native.controls()
+    return RetentionFacts(
+        volume=volume,
+        policy=policy_facts(policy, set_stamp),
+        horizon=instant_facts(native.instant_of_lsn(reach["horizon"])),
+        oldest=instant_facts(oldest),
+        points=len(reach["points"]),
+        promised_seconds=policy.promised,
+        reached_seconds=max(0, latest.stamp - oldest.stamp) // SECOND,
+        condition=history.condition(told, policy.full),
+        shortened=marks.condition(controls, "history-shortened", "history-whole"),
+        minimum_broken=marks.condition(controls, "minimum-broken", "minimum-holds"),
+        space=_space(opened, told),
+        pins=tuple(_pin(native, pin) for pin in history.pins_of(native)),
+    )
+
+
+def compacted(opened: OpenVolume, volume: VolumeFacts) -> CompactFacts:
+    """Keeps a volume to its policy once, and frees what nobody can reach, until a round gains nothing."""
+    opened.keep(force=True)
+    native = opened.native
+    rounds = freed = written = 0
+    while rounds < ROUNDS_MAX:
+        gained, spent = history.compact(native)
+        rounds, freed, written = rounds + 1, freed + gained, written + spent
+        if gained <= 0:
+            break
+    reach = native.reach()
+    return CompactFacts(
+        volume=volume,
+        horizon=instant_facts(native.instant_of_lsn(reach["horizon"])),
+        points=len(reach["points"]),
+        rounds=rounds,
+        freed_bytes=freed,
+        written_bytes=written,
+        used_bytes=int(history.space_facts(native)["used"]),
+    )
+
+
+def _space(opened: OpenVolume, told: Mapping[str, Any]) -> SpaceFacts:
+    used, hard = int(told["used"]), told.get("hard")
+    free = _disk_free(opened)
+    room = [
+        bound
+        for bound in (None if hard is None else int(hard) - used + int(told.get("dead") or 0), free)
+        if bound is not None
+    ]
+    return SpaceFacts(
+        used_bytes=used,
+        allowed_bytes=told.get("budget"),
+        soft_bytes=told.get("soft"),
+        hard_bytes=hard,
+        dead_bytes=int(told.get("dead") or 0),
+        shared_bytes=int(told.get("shared") or 0),
+        reserve_bytes=int(told.get("reserve") or 0),
+        disk_free_bytes=free,
+        seconds_until_full=_until_full(opened.native, max(0, min(room))) if room else None,
+    )
+
+
+def _until_full(native: _native.Volume, room: int) -> int | None:
+    """Seconds until `room` bytes are written, at the mean pace of the last hour of the volume's time."""
+    latest = native.latest()
+    since = max(native.oldest().stamp, latest.stamp - PACE_MINUTES * MINUTE)
+    try:
+        first = native.instant_at(since).lsn
+    except NotFound:
+        return None
+    stored = sum(row[4] for row in native.activity(first, latest.lsn))
+    seconds = max(1, (latest.stamp - since) // SECOND)
+    return room * seconds // stored if stored else None
+
+
+def _disk_free(opened: OpenVolume) -> int | None:
+    try:
+        disk = os.statvfs(opened.entry.folder)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize
+
+
+def _pin(native: _native.Volume, pin: Pin) -> PinFacts:
+    try:
+        return PinFacts(pin.lsn, pin.kind, native.instant_of_lsn(pin.lsn).stamp)
+    except NotFound:
+        return PinFacts(pin.lsn, pin.kind)  # Let go since.

@@ -1,0 +1,5 @@
+//! Long histories made straight in the engine, for tests and for the benchmark of docs/testing.md.
+
+pub mod clock;
+pub mod history;
+pub mod sizes;
