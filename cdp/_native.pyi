@@ -3,8 +3,8 @@
 Every call that may wait releases the GIL. Errors are those of `cdp.errors`, one class a kind. Stamps are nanoseconds since 1970 (int).
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol, final
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypedDict, final
 
 class OriginReader(Protocol):
     """What an origin that Python reads (an NBD export, through libnbd) offers to the engine."""
@@ -123,6 +123,15 @@ class Volume:
         """The same from a position on. `tell(done_bytes, total_bytes, position, findings)` after each file; `reads(bytes)` as they come from the disk: who wants it slower
         sleeps in there. What either raises ends the work, at the end of the file at the latest."""
 
+class Restored(TypedDict):
+    """What `View.restore` did. `cleared_bytes`: made zeros without being written. `faults`: (offset, bytes, why) of what could not be read, the first 1,000."""
+
+    written_bytes: int
+    cleared_bytes: int
+    found_done_bytes: int
+    fault_bytes: int
+    faults: list[tuple[int, int, str]]
+
 @final
 class View:
     @property
@@ -135,13 +144,23 @@ class View:
     def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
         """(bytes, zero) from `offset` on, covering `length`."""
 
+    def restore(
+        self,
+        fd: int,
+        report: Callable[[tuple[int, int, int] | None, int, int], None] | None = None,
+        *,
+        ranges: Sequence[tuple[int, int]] | None = None,
+        done: Sequence[tuple[int, int, int]] = (),
+    ) -> Restored:
+        """Makes the file or device, open for reading and writing and at least as large, hold the view from offset 0 on; writes only where it differs.
+        No fsync. Zeros stand where a block cannot be read.
+
+        `report(stretch, handled_bytes, total_bytes)` is called from this thread; a stretch (start, end, sum) is written when it is told of. An exception ends the work.
+        `done`: stretches of an earlier restore of this instant, ascending; they are checked by their sums. `ranges` (start, end): nothing else may differ."""
+
     def changed(self, since: View, offset: int, length: int, most: int = ...) -> list[tuple[int, int]]:
         """(offset, bytes) of what was written in one of the two histories since they parted, inside the range: whole sectors, ascending, neighbours merged. At most `most`, each whole;
         fewer are all. Between views of one volume, or of volumes that share history (else Invalid). Damaged and lost count as changed."""
-
-    def restore(self, fd: int, progress: Callable[[int, int], None] | None = None, zero_holes: bool = False) -> int:
-        """Writes the view into an open file or device from offset 0: data only, or with `zero_holes` zeros as well. No fsync. Bytes written. An exception from `progress` ends it.
-        Corrupt if a block cannot be read; what could be read is written first."""
 
     def compare(self, fd: int, progress: Callable[[int, int], None] | None = None) -> int | None:
         """The offset of the first byte that differs from the file, or None."""

@@ -25,6 +25,8 @@ IN_FLIGHT = 16
 ZERO_BYTES_MAX = 1 << 30
 """A request's length has 32 bits without extended headers."""
 _SECTOR = 512
+FAULTS_MAX = 1000
+"""Faults that are remembered one by one."""
 
 
 class NbdCopy:
@@ -47,24 +49,28 @@ class NbdCopy:
         if size % block:
             raise Invalid(f"{uri} takes blocks of {block} bytes only, and {size} is no multiple")
 
-    def write(self, view: _native.View, progress: Progress) -> int:
-        """The whole view; the bytes of data written. Corrupt, after everything else was written, if blocks of the view are unreadable."""
-        written = 0
-        damage: Corrupt | None = None
+    def write(self, view: _native.View, progress: Progress) -> _native.Restored:
+        """The whole view, with zeros where a block is unreadable."""
+        done: _native.Restored = {
+            "written_bytes": 0,
+            "cleared_bytes": 0,
+            "found_done_bytes": 0,
+            "fault_bytes": 0,
+            "faults": [],
+        }
         with self._errors("writing to"):
             for offset, length, zero in _pieces(view, self._size):
                 if zero:
                     self._zero(offset, length)
                 else:
-                    data, fault = _read(view, offset, length)
-                    damage = damage or fault
+                    data, faults = _read(view, offset, length)
+                    done["faults"] += faults[: FAULTS_MAX - len(done["faults"])]
+                    done["fault_bytes"] += sum(fault[1] for fault in faults)
                     self._pwrite(data, offset)
-                    written += length
+                    done["written_bytes"] += length
                 progress(offset + length, self._size)
             self._drain(0)
-        if damage is not None:
-            raise damage
-        return written
+        return done
 
     def flush(self) -> None:
         """Makes what was written durable, if the server can."""
@@ -171,17 +177,21 @@ def _chunks_with_data(view: _native.View, start: int, length: int) -> set[int]:
     return found
 
 
-def _read(view: _native.View, offset: int, length: int) -> tuple[bytes, Corrupt | None]:
-    """The bytes, zeros where they cannot be had, and the first reason."""
+def _read(view: _native.View, offset: int, length: int) -> tuple[bytes, list[tuple[int, int, str]]]:
+    """The bytes, zeros where they cannot be had, and (offset, bytes, why) of those."""
     try:
-        return view.read(offset, length), None
-    except Corrupt as error:
-        fault = error
-    pieces = []
+        return view.read(offset, length), []
+    except Corrupt:
+        pieces: list[bytes] = []
+    faults: list[tuple[int, int, str]] = []
     for start in range(offset, offset + length, _SECTOR):
         sector = min(_SECTOR, offset + length - start)
         try:
             pieces.append(view.read(start, sector))
-        except Corrupt:
+        except Corrupt as error:
             pieces.append(bytes(sector))
-    return b"".join(pieces), fault
+            if faults and sum(faults[-1][:2]) == start:
+                faults[-1] = (faults[-1][0], faults[-1][1] + sector, faults[-1][2])
+            else:
+                faults.append((start, sector, str(error)))
+    return b"".join(pieces), faults

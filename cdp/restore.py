@@ -42,8 +42,17 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class DamageFacts:
+    """Bytes of the volume that could not be read, and why."""
+
+    offset: int
+    length: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreFacts:
-    """What was restored. `damage`: why blocks are missing (zeros stand there), None if none are."""
+    """What was restored. `written_bytes`: what was written as data. `damage`: what could not be read, the first 1,000; zeros stand there."""
 
     volume: str
     id: str
@@ -52,7 +61,8 @@ class RestoreFacts:
     size: int
     written_bytes: int
     verified: bool
-    damage: str | None
+    damage: tuple[DamageFacts, ...]
+    damaged_bytes: int
 
 
 def restore(store: Store, path: Path, order: Order, stage: Stage) -> RestoreFacts:
@@ -69,28 +79,37 @@ def restore(store: Store, path: Path, order: Order, stage: Stage) -> RestoreFact
         view = volume.native.view(instant.lsn)
         target = open_target(order.target, view.size, catalog, force=order.force)
         try:
-            written, damage = _write(target, view, order, stage)
+            done = _write(target, view, order, stage)
             target.sync()
             # A view with unreadable blocks cannot be compared: what stands there is known to be missing.
-            verified = order.verify and damage is None
+            verified = order.verify and not done["faults"]
             if verified:
                 _compare(target, view, stage)
             target.finish()
-            return RestoreFacts(entry.name, entry.id, instant, target.name, view.size, written, verified, damage)
+            return RestoreFacts(
+                volume=entry.name,
+                id=entry.id,
+                instant=instant,
+                target=target.name,
+                size=view.size,
+                written_bytes=done["written_bytes"],
+                verified=verified,
+                damage=tuple(DamageFacts(*fault) for fault in done["faults"]),
+                damaged_bytes=done["fault_bytes"],
+            )
         finally:
             target.abandon()
     finally:
         volume.close()
 
 
-def _write(target: Target, view: _native.View, order: Order, stage: Stage) -> tuple[int, str | None]:
+def _write(target: Target, view: _native.View, order: Order, stage: Stage) -> _native.Restored:
     with stage("restoring") as progress:
-        try:
-            return target.write(view, progress), None
-        except Corrupt as error:
-            if not order.allow_damage:
-                raise Corrupt(f"{error} (--allow-damage restores the rest, with zeros there)") from error
-            return 0, str(error)
+        done = target.write(view, progress)
+    if done["faults"] and not order.allow_damage:
+        more = f" ({done['fault_bytes']} bytes in all)" if len(done["faults"]) > 1 else ""
+        raise Corrupt(f"{done['faults'][0][2]}{more} (--allow-damage restores the rest, with zeros there)")
+    return done
 
 
 def _compare(target: Target, view: _native.View, stage: Stage) -> None:

@@ -34,8 +34,8 @@ class Target(Protocol):
 
     name: str
 
-    def write(self, view: _native.View, progress: Progress) -> int:
-        """Everything that the view shows; the bytes of data written. Corrupt if blocks of the view are unreadable: the others are written."""
+    def write(self, view: _native.View, progress: Progress) -> _native.Restored:
+        """Everything that the view shows. Zeros stand where a block is unreadable; the answer names them."""
 
     def sync(self) -> None:
         """Makes what was written durable."""
@@ -88,8 +88,8 @@ class FileTarget:
                 self.abandon()
                 raise
 
-    def write(self, view: _native.View, progress: Progress) -> int:
-        return view.restore(self._descriptor, progress)
+    def write(self, view: _native.View, progress: Progress) -> _native.Restored:
+        return view.restore(self._descriptor, lambda _, done, total: progress(done, total))
 
     def sync(self) -> None:
         with files.os_errors(f"writing {self._path}"):
@@ -170,8 +170,8 @@ class DeviceTarget:
             os.close(self._descriptor)
             raise Invalid(f"{path} has {found} bytes, {size} are needed")
 
-    def write(self, view: _native.View, progress: Progress) -> int:
-        return view.restore(self._descriptor, progress, zero_holes=True)
+    def write(self, view: _native.View, progress: Progress) -> _native.Restored:
+        return view.restore(self._descriptor, lambda _, done, total: progress(done, total))
 
     def sync(self) -> None:
         with files.os_errors(f"writing {self.name}"):
@@ -204,7 +204,7 @@ class NbdTarget:
                 handle.shutdown()
             raise
 
-    def write(self, view: _native.View, progress: Progress) -> int:
+    def write(self, view: _native.View, progress: Progress) -> _native.Restored:
         return self._copy.write(view, progress)
 
     def sync(self) -> None:

@@ -11,6 +11,9 @@ from cdp.cli.output import human_bytes, human_time, print_json, progress_bar, wa
 from cdp.errors import Corrupt
 from cdp.when import parse
 
+DAMAGE_SHOWN = 20
+"""Places that are named one by one for people."""
+
 
 def restore(
     context: typer.Context,
@@ -51,8 +54,17 @@ def restore(
             f"restored {facts.volume} as of lsn:{facts.instant.lsn} ({human_time(facts.instant.stamp)}) to {facts.target}: "
             f"{human_bytes(facts.size)}, {human_bytes(facts.written_bytes)} of it data{checked}"
         )
-    if facts.damage is not None:
-        warn(f"blocks are missing, zeros stand there: {facts.damage}")
+    if facts.damage:
+        for damage in facts.damage[:DAMAGE_SHOWN]:
+            warn(
+                f"bytes {damage.offset} to {damage.offset + damage.length} are missing, zeros stand there: {damage.why}"
+            )
+        more = (
+            f"; the first {DAMAGE_SHOWN} places are named, --json names more"
+            if len(facts.damage) > DAMAGE_SHOWN
+            else ""
+        )
+        warn(f"{human_bytes(facts.damaged_bytes)} are missing in all{more}")
         raise typer.Exit(Corrupt.exit_code)
 
 

@@ -3,6 +3,7 @@
 //! Mark (what is dead in each segment, from the index alone), choose (pure), rewrite, one manifest commit, then the old files go. Before the commit a failure
 //! throws the output away; after it the old files are leftovers that any opening removes. Views find moved payloads by LSN and start (`index/map.rs`).
 
+pub(crate) mod background;
 mod choose;
 mod rewrite;
 

@@ -43,7 +43,7 @@ impl Output {
 impl Volume {
     /// Merges as long as there are enough neighbours of one level. On an error nothing has changed.
     pub(crate) fn merge_if_due(&self) -> Result<()> {
-        self.drop_damaged_runs()?;
+        self.drop_useless_runs()?;
         while self.poison.get().is_none() && !self.is_closed() {
             let units = merge::units(&self.index.sealed(), &self.index.runs());
             let levels: Vec<u32> = units.iter().map(Unit::level).collect();
@@ -64,16 +64,25 @@ impl Volume {
         let state = self.manifest.lock().content.state;
         let (id, nonce) = (state.next_run, self.storage.nonce());
         let head = Head { volume: self.id, id, nonce, epoch: state.epoch, created: self.storage.now() };
-        let lsns = (units[0].lsns().0, units[units.len() - 1].lsns().1);
+        let (first, last) = units.iter().map(Unit::lsns).fold((u64::MAX, 0), |(a, b), (c, d)| (a.min(c), b.max(d)));
+        let (files, sealed) = (&self.index.files, self.index.sealed());
+        let mut inputs = Vec::new();
+        for unit in units {
+            inputs.extend(merge::expand(unit, files, &sealed)?);
+        }
         let name = merged::file_name(id);
-        let written = self.write_run(&name, |sink| merge::write(&head, lsns, units, &self.index.files, sink));
+        let written = self.write_run(&name, |sink| merge::write(&head, (first, last), &inputs, files, sink));
         let file_bytes = written.inspect_err(|_| drop(self.storage.remove(&name)))?;
-        let item = RunItem { id, nonce, level, first_lsn: Lsn(lsns.0), last_lsn: Lsn(lsns.1), file_bytes };
+        let item = RunItem { id, nonce, level, first_lsn: Lsn(first), last_lsn: Lsn(last), file_bytes };
         let gone: Vec<u32> = units.iter().filter_map(run_id).collect();
         {
             let mut manifest = self.manifest.lock();
             let content = &manifest.content;
-            if content.state.clean || content.state.next_run != id || !all_named(content, units) {
+            if content.state.clean
+                || content.state.next_run != id
+                || !all_named(content, units)
+                || !all_named(content, &inputs)
+            {
                 // A leftover is removed by the next writer.
                 let _ = self.storage.remove(&name);
                 return Ok(false);
@@ -129,11 +138,23 @@ impl Volume {
         Ok(())
     }
 
-    /// What is damaged is of no use, and keeps its neighbours from being merged.
-    fn drop_damaged_runs(&self) -> Result<()> {
-        let damaged: Vec<u32> =
-            self.index.runs().iter().filter(|run| run.is_damaged()).map(|run| run.item.id).collect();
-        self.drop_runs(&damaged)
+    /// Drops runs that are damaged, which keep their neighbours from being merged, and those most of whose segments were compacted: what is left of these
+    /// is in small footers.
+    fn drop_useless_runs(&self) -> Result<()> {
+        let sealed = self.index.sealed();
+        let mut useless = Vec::new();
+        for run in self.index.runs().iter() {
+            let names = run.names(&self.index.files, &sealed);
+            match names.map_err(|e| run.fault(&e, &self.index.files)) {
+                Ok((all, gone)) if 2 * gone <= all => {}
+                Ok(_) => useless.push(run.item.id),
+                Err(fault) => fault.into_iter().for_each(|fault| self.faults.note(fault)),
+            }
+            if run.is_damaged() {
+                useless.push(run.item.id);
+            }
+        }
+        self.drop_runs(&useless)
     }
 
     /// Drops merged runs: the segments below are asked again. Nothing happens to those that are not named.

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::compact::background;
 use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
 use crate::index::checkpoint::Checkpoint;
@@ -44,6 +45,7 @@ pub(crate) fn open(
     let volume = found.found.into_volume(storage, origin, options, read_only);
     if !read_only && maintenance == Maintenance::Thread {
         maintain::spawn(&volume)?;
+        background::spawn(&volume)?;
     }
     if let (false, Some(event)) = (read_only, recovered) {
         let lsn = volume.control(event.as_bytes())?;

@@ -182,6 +182,8 @@ impl Volume {
         committed.map_err(|e| self.commit_failed(e))?;
         reach.horizon = horizon;
         reach.points = points;
+        drop(reach);
+        self.background.call();
         Ok(true)
     }
 }

@@ -91,7 +91,7 @@ impl Volume {
     }
 
     /// Bytes that no record covers.
-    fn read_origin(&self, offset: u64, buffer: &mut [u8], faults: &mut Vec<Fault>) {
+    pub(crate) fn read_origin(&self, offset: u64, buffer: &mut [u8], faults: &mut Vec<Fault>) {
         let Some(origin) = self.origin.as_ref().filter(|_| !buffer.is_empty()) else {
             buffer.fill(0);
             return;
@@ -119,10 +119,7 @@ impl Volume {
     fn read_piece(&self, piece: &Mapped, from: u64, target: &mut [u8], scratch: &mut Scratch) -> Result<()> {
         let Place::Data { segment, offset, stored, skip, record_sectors } = piece.place else {
             if piece.place == Place::Damaged {
-                return Err(match self.poison.get() {
-                    Some(why) if piece.lsn > self.durability.lsn() => Error::new(Kind::Poisoned, why.clone()),
-                    _ => Error::corrupt("its content is lost"),
-                });
+                return Err(self.lost(piece.lsn));
             }
             target.fill(0);
             return Ok(());
@@ -136,18 +133,30 @@ impl Volume {
         }
         let start = piece.start - u64::from(skip);
         let whole = u64::from(record_sectors) * SECTOR;
-        let nonce = self.facts.nonce_of(piece.lsn);
         if target.len() as u64 == whole && from == start * SECTOR {
-            return payload::decode(&scratch.stored, nonce, piece.lsn, start, target);
+            return self.decode(&scratch.stored, piece.lsn, start, target);
         }
         scratch.content.resize(whole as usize, 0);
-        payload::decode(&scratch.stored, nonce, piece.lsn, start, &mut scratch.content)?;
+        self.decode(&scratch.stored, piece.lsn, start, &mut scratch.content)?;
         let at = (from - start * SECTOR) as usize;
         target.copy_from_slice(&scratch.content[at..at + target.len()]);
         Ok(())
     }
 
-    fn name_fault(&self, piece: &Mapped, offset: u64, bytes: u64, error: Error, faults: &mut Vec<Fault>) {
+    /// Why a place is damaged without a look at it.
+    pub(crate) fn lost(&self, lsn: u64) -> Error {
+        match self.poison.get() {
+            Some(why) if lsn > self.durability.lsn() => Error::new(Kind::Poisoned, why.clone()),
+            _ => Error::corrupt("its content is lost"),
+        }
+    }
+
+    /// Checks a stored payload of the record `lsn` at sector `start` and decodes it.
+    pub(crate) fn decode(&self, stored: &[u8], lsn: u64, start: u64, content: &mut [u8]) -> Result<()> {
+        payload::decode(stored, self.facts.nonce_of(lsn), lsn, start, content)
+    }
+
+    pub(crate) fn name_fault(&self, piece: &Mapped, offset: u64, bytes: u64, error: Error, faults: &mut Vec<Fault>) {
         let segment = match piece.place {
             Place::Data { segment, .. } => SegmentId(segment),
             _ => SegmentId(0),

@@ -1,9 +1,12 @@
 //! Merged runs against what the footers below them give.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Kind, Result};
 use crate::index::files::Named;
 use crate::index::merge::{self, Unit};
-use crate::index::merged::{check_header, Head};
+use crate::index::merged::{check_header, Head, Merged};
+use crate::index::stream::{Cursor, Merge};
 use crate::journal::manifest::{Manifest, RunItem};
 use crate::storage::File;
 use crate::units::PAGE;
@@ -50,15 +53,41 @@ impl Volume {
         let sealed = self.index.sealed();
         let below: Vec<Unit> =
             sealed.within(item.first_lsn.0, item.last_lsn.0).iter().cloned().map(Unit::Segment).collect();
-        let differs = match self.difference(item, &below, &*file) {
-            // A footer is damaged, which is another finding: its batches say what it said.
-            Err(e) if e.kind == Kind::Corrupt => {
-                self.find_damage(&below)?;
-                self.difference(item, &below, &*file)?
+        // A damaged footer is another finding: its batches say what it said.
+        self.find_damage(&below)?;
+        match Merged::new(*item).names(&self.index.files, &sealed) {
+            Ok((_, 0)) => {
+                let differs = self.difference(item, &below, &*file)?;
+                Ok(differs.map(|at| format!("it differs from what the segments say, at offset {at}")))
             }
-            other => other?,
-        };
-        Ok(differs.map(|at| format!("it differs from what the segments say, at offset {at}")))
+            Ok(_) => self.missing(item, &below),
+            Err(e) if e.kind == Kind::Corrupt => Ok(Some(e.message)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// For a run that names segments which compaction replaced: it must know at least what they hold now.
+    fn missing(&self, item: &RunItem, below: &[Unit]) -> Result<Option<String>> {
+        let files = &self.index.files;
+        let run = Unit::Run(Arc::new(Merged::new(*item)));
+        for wide in [false, true] {
+            let cursors: Result<Vec<Cursor>> = below.iter().map(|unit| unit.cursor(files, wide)).collect();
+            let mut now = Merge::new(cursors?)?;
+            let known = run.cursor(files, wide).and_then(|mut known| {
+                while let Some(v) = now.advance()? {
+                    let lacks = || Error::corrupt(format!("it lacks record {}", v.lsn));
+                    let mut next = || known.advance()?.ok_or_else(lacks);
+                    while next().map(|k| (k.start, k.sectors, k.lsn))? != (v.start, v.sectors, v.lsn) {}
+                }
+                while known.advance()?.is_some() {}
+                Ok(())
+            });
+            match known {
+                Err(e) if e.kind == Kind::Corrupt => return Ok(Some(e.message)),
+                other => other?,
+            }
+        }
+        Ok(None)
     }
 
     /// The first offset at which the file is not what merging gives.

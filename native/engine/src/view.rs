@@ -59,6 +59,10 @@ impl View {
         &self.volume
     }
 
+    pub(crate) fn instant(&self) -> At {
+        self.at
+    }
+
     /// Bytes, at the view's instant.
     pub fn size(&self) -> u64 {
         self.volume.size()

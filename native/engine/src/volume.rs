@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::compact::background::Background;
 use crate::durable::Durability;
 use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
@@ -62,6 +63,9 @@ pub struct Volume {
     /// The next ids of segments, checkpoints and runs when it was opened: files from there on may be in the making.
     pub(crate) opening_ids: [u32; 3],
     pub(crate) compaction: Mutex<()>,
+    pub(crate) background: Background,
+    /// Of compaction: when it last gave way, and the next LSN then.
+    pub(crate) pace: Mutex<(u64, u64)>,
     pub(crate) maintenance: Mutex<()>,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
     pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -206,8 +210,10 @@ impl Volume {
             return Ok(());
         }
         self.ring.close(Error::new(Kind::Closed, "the volume is closed"));
+        self.background.stop();
         let result = if self.read_only { Ok(()) } else { self.finish() };
         self.stop_maintenance();
+        self.background.join();
         // Nobody writes into the folder any more before the lock is let go.
         if let Some(thread) = self.maintenance_thread.lock().take() {
             let _ = thread.join();
@@ -265,8 +271,9 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // Without `close` this is what a kill leaves; only the thread has to go.
+        // Without `close` this is what a kill leaves; only the threads have to go.
         self.stop_maintenance();
+        self.background.stop();
     }
 }
 
@@ -317,6 +324,8 @@ impl Found {
             controls: Mutex::new(self.controls),
             opening_ids,
             compaction: Mutex::new(()),
+            background: Background::default(),
+            pace: Mutex::new((0, 0)),
             maintenance: Mutex::new(()),
             maintenance_wake: Arc::default(),
             maintenance_thread: Mutex::new(None),

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use cdp_engine::journal::manifest::Manifest;
 use cdp_engine::storage::Disk;
 use cdp_engine::{Lsn, Maintenance, Options, Stamp, Volume, Zeroing};
 
@@ -178,9 +179,9 @@ fn run(seed: u64, maintenance: Maintenance) {
         model.check(&volume);
         assert_eq!(volume.verify(&mut |_, _| Ok(())).unwrap(), []);
     }
-    let names = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let names: Vec<String> = names.collect();
-    assert!(["checkpoint-", "run-"].iter().all(|kind| names.iter().any(|name| name.starts_with(kind))), "{names:?}");
+    // Compaction may have left none of them.
+    let (manifest, _) = Manifest::load(disk, None).unwrap();
+    assert!(manifest.content.state.next_checkpoint > 1 && manifest.content.state.next_run > 1, "nothing was indexed");
     volume.close().unwrap();
 }
 

@@ -71,7 +71,7 @@ fn a_later_segment_or_checkpoint_is_named_and_left_alone() {
     let names: Vec<String> = at_rest().files().into_iter().map(|(name, _)| name).collect();
     for file in names.iter().filter(|name| !name.starts_with("manifest")) {
         let machine = at_rest();
-        set_version(&machine, file, 2);
+        set_version(&machine, file, 3);
         let before = machine.contents(file);
         let said = match Volume::open_read_only(machine.boot_read_only(), None, small_options()) {
             Ok(volume) => format!("{:?} {:?}", volume.faults(), volume.verify(&mut |_, _| Ok(()))),

@@ -27,6 +27,8 @@ const DEAD_SHARE_IDLE: f64 = 0.5;
 const DEAD_SHARE_SHARED: f64 = 0.8;
 /// Segments in one unit, and what rewriting one takes in memory: 16 bytes an entry.
 const UNIT_SEGMENTS: usize = 8;
+/// What a unit keeps, in segments: until it is done its output is there besides its inputs, and the reserve has to hold that.
+const UNIT_KEPT: u64 = 2;
 /// Cached leaves keep LSNs in 32 bits above the first of their segment.
 const SPAN_MAX: u64 = u32::MAX as u64;
 
@@ -67,7 +69,7 @@ fn group(candidates: &[Candidate], chosen: &[u32], segment_bytes: u64) -> Vec<Ve
     let with = |c: &&Candidate| chosen.contains(&c.id) || (c.is_small(segment_bytes) && !c.shared);
     for candidate in candidates.iter().filter(with) {
         match units.last_mut() {
-            Some(unit) if goes_with(unit, candidate) => unit.push(candidate),
+            Some(unit) if goes_with(unit, candidate, segment_bytes) => unit.push(candidate),
             _ => units.push(vec![candidate]),
         }
     }
@@ -76,12 +78,13 @@ fn group(candidates: &[Candidate], chosen: &[u32], segment_bytes: u64) -> Vec<Ve
     units.into_iter().filter(gains).map(|unit| unit.iter().map(|c| c.id).collect()).collect()
 }
 
-fn goes_with(unit: &[&Candidate], candidate: &Candidate) -> bool {
+fn goes_with(unit: &[&Candidate], candidate: &Candidate, segment_bytes: u64) -> bool {
     let (first, last) = (unit[0], unit[unit.len() - 1]);
     last.place + 1 == candidate.place
         && first.clock_epoch == candidate.clock_epoch
         && candidate.span.1 - first.span.0 < SPAN_MAX
         && unit.len() < UNIT_SEGMENTS
+        && unit.iter().map(|c| c.kept).sum::<u64>() + candidate.kept <= UNIT_KEPT * segment_bytes
 }
 
 #[cfg(test)]

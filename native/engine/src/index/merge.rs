@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::files::Files;
 use super::merged::{self, Head, Merged, Shape};
 use super::run;
-use super::sealed::Sealed;
+use super::sealed::{Sealed, SealedSet};
 use super::stream::{Cursor, Encoder, Merge};
 use crate::error::{Kind, Result};
 use crate::units::PAGE;
@@ -63,7 +63,7 @@ impl Unit {
         }
     }
 
-    fn cursor(&self, files: &Files, wide: bool) -> Result<Cursor> {
+    pub fn cursor(&self, files: &Files, wide: bool) -> Result<Cursor> {
         match self {
             Unit::Segment(sealed) => sealed.cursor(files, wide),
             Unit::Run(run) => run.cursor(files, wide),
@@ -79,6 +79,17 @@ pub fn units(sealed: &[Arc<Sealed>], runs: &[Arc<Merged>]) -> Vec<Unit> {
     units.extend(runs.iter().cloned().map(Unit::Run));
     units.sort_by_key(Unit::lsns);
     units
+}
+
+/// What to read for `unit`: itself or, where compaction replaced segments that it names, the segments in its place.
+pub fn expand(unit: &Unit, files: &Files, sealed: &SealedSet) -> Result<Vec<Unit>> {
+    match unit {
+        Unit::Run(run) if run.names(files, sealed)?.1 > 0 => {
+            let (first, last) = unit.lsns();
+            Ok(sealed.within(first, last).iter().cloned().map(Unit::Segment).collect())
+        }
+        _ => Ok(vec![unit.clone()]),
+    }
 }
 
 /// The oldest `fan` neighbours of one level, or None; `levels` of the units, oldest first. A unit that has a newer one of a higher level can get no more

@@ -309,6 +309,13 @@ impl Merged {
         files.tables.get((self.item.nonce, u64::MAX), || read_top(&*self.file(files)?, &self.item), Top::bytes)
     }
 
+    /// Segments that it names, and those of them that compaction replaced: what it says of these are hints.
+    pub fn names(&self, files: &Files, sealed: &SealedSet) -> Result<(usize, usize)> {
+        let top = self.top(files)?;
+        let gone = top.segments.iter().filter(|&&id| sealed.with_id(id).is_none()).count();
+        Ok((top.segments.len(), gone))
+    }
+
     fn part(&self, files: &Files, top: &Top, part: u64) -> Result<Arc<Vec<Fence>>> {
         let load = || read_part(&*self.file(files)?, self.item.nonce, top, part);
         files.tables.get((self.item.nonce, part), load, |fences| fences.len() * std::mem::size_of::<Fence>())

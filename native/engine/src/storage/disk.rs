@@ -5,12 +5,13 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{File, Lock, Storage};
+use crate::units::PAGE;
 
 pub struct Disk {
     folder: PathBuf,
@@ -39,6 +40,15 @@ impl Storage for Disk {
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
         let file = OpenOptions::new().read(true).write(write).open(self.path(name))?;
         Ok(Arc::new(DiskFile(file)))
+    }
+
+    fn open_uncached(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(self.path(name)) {
+            Ok(file) => Ok(Arc::new(UncachedFile(file))),
+            // The file system has no such reads.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.open(name, false),
+            Err(e) => Err(e),
+        }
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -109,10 +119,49 @@ impl File for DiskFile {
         Ok(self.0.metadata()?.len())
     }
 
+    fn prefetch(&self, offset: u64, bytes: u64) {
+        let fd = self.0.as_raw_fd();
+        // SAFETY: advice on a descriptor that we own. It may be ignored.
+        unsafe { libc::posix_fadvise(fd, offset as i64, bytes as i64, libc::POSIX_FADV_WILLNEED) };
+    }
+
     fn drop_cache(&self) {
         // SAFETY: advice on a descriptor that we own. It may be ignored; nothing depends on it but freshness after a failed fsync.
         unsafe { libc::posix_fadvise(self.0.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     }
+}
+
+/// Opened with O_DIRECT, for reading whole pages.
+struct UncachedFile(fs::File);
+
+impl File for UncachedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        // A read that ends inside a page met the end of the file; to go on from there would be refused.
+        while done < buffer.len() && done as u64 % PAGE == 0 {
+            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, _bytes: &[u8], _offset: u64) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EBADF))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn drop_cache(&self) {}
 }
 
 /// flock(2): the kernel lets go when the descriptor is closed, so the lock dies with its process.

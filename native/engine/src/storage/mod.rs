@@ -17,6 +17,11 @@ pub trait Storage: Send + Sync {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
     /// Opens an existing file; `write` false opens it for reading only.
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>>;
+    /// Opens an existing file for reading large stretches once: past the page cache where the machine can. Buffers, offsets and lengths of its
+    /// reads are then whole pages in memory and in the file.
+    fn open_uncached(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open(name, false)
+    }
     /// Replaces `to` by `from`, atomically.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
@@ -46,6 +51,8 @@ pub trait File: Send + Sync {
     /// fdatasync: on return everything written before is durable. After an error nothing is known.
     fn sync(&self) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
+    /// Says that a stretch will be read soon.
+    fn prefetch(&self, _offset: u64, _bytes: u64) {}
     /// Drops clean cached pages, so that the next read shows what the disk has.
     fn drop_cache(&self);
 }

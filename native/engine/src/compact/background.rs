@@ -1,0 +1,178 @@
+//! The thread that compacts: when, how hard, and how it gives way to writes.
+//!
+//! Invariants: it runs while the volume is open for writing and ends with it; without pressure it takes a small share of the time and looks only when enough has
+//! become old; a cycle that gave nothing is not repeated before something changed.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Kind, Result};
+use crate::units::Lsn;
+use crate::volume::Volume;
+
+/// How often it looks, unless it is woken.
+const LOOK: Duration = Duration::from_millis(500);
+/// Share of the time that it works while clients write and there is room.
+const SHARE_IDLE: f64 = 0.2;
+/// Without pressure it looks once this part of what is old is new to it.
+const NEWS: u64 = 16;
+/// Longest pause in one go.
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+pub struct Wake {
+    stop: bool,
+    called: bool,
+}
+
+/// The thread and how it is called.
+#[derive(Default)]
+pub struct Background {
+    shared: Arc<(Mutex<Wake>, Condvar)>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Background {
+    /// Looks now: writes wait for room, or history was given up.
+    pub fn call(&self) {
+        self.shared.0.lock().called = true;
+        self.shared.1.notify_all();
+    }
+
+    pub fn stop(&self) {
+        self.shared.0.lock().stop = true;
+        self.shared.1.notify_all();
+    }
+
+    /// Waits for its end. What it does meanwhile it throws away.
+    pub fn join(&self) {
+        self.stop();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.shared.0.lock().stop
+    }
+}
+
+/// What a volume looked like at the last cycle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    horizon: Lsn,
+    points: usize,
+    newest: u64,
+    /// Bytes of segments at or below the horizon.
+    old_bytes: u64,
+}
+
+/// Starts the thread. It holds no strong reference while it waits, so that dropping the volume ends it.
+pub(crate) fn spawn(volume: &Arc<Volume>) -> Result<()> {
+    let weak = Arc::downgrade(volume);
+    let shared = volume.background.shared.clone();
+    let thread = std::thread::Builder::new().name("cdp-compact".into()).stack_size(1 << 20);
+    let spawned = thread.spawn(move || run(&weak, &shared));
+    let thread = spawned.map_err(|e| Error::io("start", "the compaction thread", &e))?;
+    *volume.background.thread.lock() = Some(thread);
+    Ok(())
+}
+
+fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
+    let (wake, changed) = &**shared;
+    let mut seen = Seen::default();
+    // The cycle at `seen` gave nothing.
+    let mut futile = false;
+    loop {
+        {
+            let mut wake = wake.lock();
+            if !wake.stop && !wake.called {
+                changed.wait_for(&mut wake, LOOK);
+            }
+            if wake.stop {
+                return;
+            }
+            wake.called = false;
+        }
+        let Some(volume) = weak.upgrade() else { return };
+        if volume.is_closed() || volume.poison.get().is_some() {
+            continue;
+        }
+        let now = volume.seen();
+        let need = volume.room_needed();
+        let due =
+            if need > 0 { !futile || now != seen } else { now.old_bytes > seen.old_bytes + seen.old_bytes / NEWS };
+        if !due {
+            continue;
+        }
+        seen = now;
+        match volume.compact(need, &mut |_| volume.give_way(shared)) {
+            Ok(done) => {
+                futile = done.freed == 0;
+                if need == 0 {
+                    seen = volume.seen();
+                }
+            }
+            Err(e) => {
+                futile = true;
+                if e.kind != Kind::Closed {
+                    volume.faults.note(format!("compaction: {}", e.message));
+                }
+            }
+        }
+    }
+}
+
+impl Volume {
+    fn seen(&self) -> Seen {
+        let (horizon, points) = self.reachable();
+        let sealed = self.index.sealed();
+        let old = sealed.iter().filter(|s| s.item.last_lsn <= horizon.lsn);
+        Seen {
+            horizon: horizon.lsn,
+            points: points.len(),
+            newest: sealed.last().map_or(0, |s| s.item.last_lsn.0),
+            old_bytes: old.map(|s| s.item.file_bytes).sum(),
+        }
+    }
+
+    /// Bytes that compaction has to free now; 0 where there is room.
+    fn room_needed(&self) -> u64 {
+        0
+    }
+
+    /// 0 where there is room, 1 where writes wait.
+    fn debt(&self) -> f64 {
+        0.0
+    }
+
+    /// After each megabyte: lets the writers have the machine, the less the nearer they are to waiting for room.
+    fn give_way(&self, shared: &Arc<(Mutex<Wake>, Condvar)>) -> Result<()> {
+        if self.background.is_stopped() {
+            return Err(Error::new(Kind::Closed, "the volume is closed"));
+        }
+        let share = SHARE_IDLE + (1.0 - SHARE_IDLE) * self.debt();
+        let now = self.storage.now();
+        let (mut last, admitted) = {
+            let pace = self.pace.lock();
+            (pace.0, pace.1)
+        };
+        let latest = self.ring.clock().0;
+        if latest != admitted && last != 0 && share < 1.0 {
+            let worked = now.saturating_sub(last);
+            let pause = Duration::from_nanos((worked as f64 * (1.0 - share) / share) as u64).min(PAUSE_MAX);
+            let (wake, changed) = &**shared;
+            let mut wake = wake.lock();
+            if !wake.stop && !wake.called {
+                changed.wait_for(&mut wake, pause);
+            }
+            last = self.storage.now();
+        } else {
+            last = now;
+        }
+        *self.pace.lock() = (last, latest);
+        Ok(())
+    }
+}
