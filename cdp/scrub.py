@@ -241,17 +241,19 @@ class Notes:
 def load(path: Path) -> Kept | None:
     """The position in a file; None if there is none that can be understood: then a check begins anew."""
     try:
-        told: Any = json.loads(path.read_bytes())
-        if told["format"] != _FORMAT:
-            return None
-        findings = tuple(FindingFacts(**finding) for finding in told["findings"])
-        return Kept(int(told["began_stamp"]), (int(told["lsn"]), int(told["checkpoint"]), int(told["run"])), findings)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return decode(path.read_bytes())
+    except OSError:
         return None
 
 
 def save(path: Path, kept: Kept) -> None:
     """Writes a position down. What cannot be written is only work to be done again."""
+    with suppress(OSError):
+        files.replace(path, encode(kept))
+
+
+def encode(kept: Kept) -> bytes:
+    """The content of POSITION_FILE."""
     lsn, checkpoint, run = kept.position
     told = {
         "format": _FORMAT,
@@ -261,5 +263,17 @@ def save(path: Path, kept: Kept) -> None:
         "run": run,
         "findings": [asdict(finding) for finding in kept.findings],
     }
-    with suppress(OSError):
-        files.replace(path, json.dumps(told).encode())
+    return json.dumps(told).encode()
+
+
+def decode(content: bytes) -> Kept | None:
+    """The reverse; None for anything else."""
+    try:
+        told: Any = json.loads(content)
+        if told["format"] != _FORMAT:
+            return None
+        findings = tuple(FindingFacts(**finding) for finding in told["findings"])
+        position = (int(told["lsn"]), int(told["checkpoint"]), int(told["run"]))
+        return Kept(int(told["began_stamp"]), position, findings)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
