@@ -108,6 +108,15 @@ class Volume:
     def close_views(self, lsn: int) -> int:
         """Takes an instant away from who holds it: their reads fail (Io) from now on. How many there were."""
 
+    def space(self) -> dict[str, Any]:
+        """What the volume is charged and what holds writes back, in bytes: used (of a clone: what only it holds), budget, soft, hard (where delay begins,
+        where writes wait or fail; None: no bound is known), segments_bytes, index_bytes, manifest_bytes, shared (files that another volume holds too), dead (what
+        no instant needs, by compaction's last look), reserve (kept free of the budget), reserve_file (kept free on the disk); written since opening:
+        foreground_bytes, compaction_bytes, index_written_bytes; delayed_ns; stalled (writes wait for room now); disk_full. A system call for each file."""
+
+    def set_budget(self, budget: int | None, policy: str) -> None:
+        """Bytes that the volume's files may have, and `drop-oldest`, `stall` or `fail` (Invalid for another). At once, for this opening."""
+
     def faults(self) -> list[str]:
         """Damage and anomalies that opening met: one sentence each."""
 
@@ -180,11 +189,11 @@ class Server:
         *,
         structured: bool,
         extended: bool,
-        contexts: list[tuple[int, str]],
+        contexts: Sequence[tuple[int, str | View]],
         on_end: Callable[[int, str], None] | None = None,
     ) -> int:
         """Takes over a connected socket (the caller gives the descriptor away) after the reply to NBD_OPT_GO or EXPORT_NAME; `leftover`: bytes already read past the handshake.
-        `contexts`: (id, name) as negotiated, `base:allocation` only for now. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
+        `contexts`: (id, `base:allocation`), or (id, a view) for what changed since that instant. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
 
     def sessions(self) -> list[dict[str, int | str | bool]]:
         """id, requests, bytes_in, bytes_out, errors, pending_bytes a live session."""

@@ -11,20 +11,29 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cdp.catalog import Catalog, Entry
+from cdp.changes import parse_point
+from cdp.description import SECTOR
 from cdp.errors import Invalid, NotFound
 from cdp.names import check_name
 from cdp.table import Table
-from cdp.when import When, parse, relative, rfc3339
+from cdp.volume import OpenVolume
+from cdp.when import AtBookmark, Oldest, When, parse, relative, rfc3339
 
 if TYPE_CHECKING:
     from cdp import _native
 
 THREADS_MAX = 256
 """More than there can be handshakes (cdp/nbd/server.py): however many wait for one slow volume, the others open at once."""
+
+INSTANTS_MAX = 64
+"""Bookmarks that are listed, the newest ones, for a client that asks what it may compare with."""
+
+T = TypeVar("T")
 
 _SCRATCH = re.compile(r"\+scratch(?:=(.*))?", re.DOTALL)
 _DESCRIPTION = re.compile(r"cdp volume ([0-9a-f]{32})(?:\b.*)?", re.DOTALL)
@@ -79,13 +88,16 @@ class OpenExport:
     """One use of an export (`cdp.nbd.exports.Export`)."""
 
     def __init__(
-        self, exports: StoreExports, entry: Entry, handle: _native.Volume | _native.View, pin: tuple[str, _Pin] | None
+        self, exports: StoreExports, volume: OpenVolume, entry: Entry, pin: tuple[str, _Pin] | None = None
     ) -> None:
+        handle = volume.native if pin is None else pin[1].view
         self._exports = exports
+        self._volume = volume
         self._volume_id = entry.id
         self._pin = pin
+        self._others: list[str] = []
         self._shared = pin is None or pin[0] != ""
-        self.handle = handle
+        self.handle: _native.Volume | _native.View = handle
         self.size = handle.size
         if pin is None:
             self.name = entry.name
@@ -103,7 +115,37 @@ class OpenExport:
     def multi_conn(self) -> bool:
         return self._shared
 
+    async def since(self, when: str) -> _native.View:
+        return await self._exports.in_thread(lambda: self.since_now(when))
+
+    def since_now(self, when: str) -> _native.View:
+        """`since`, in the calling thread; waits."""
+        point = parse_point(when)
+        if point.volume is None:
+            return self._comparable(self._volume, point.when)
+        entry, other = self._exports.acquire(point.volume)
+        try:
+            view = self._comparable(other, point.when)
+        except BaseException:
+            self._exports.let_go(entry.id, None)
+            raise
+        self._others.append(entry.id)
+        return view
+
+    def _comparable(self, volume: OpenVolume, wanted: When) -> _native.View:
+        since = volume.native.view(volume.resolve(wanted).lsn)
+        shown = self._volume.native.live() if self._pin is None else self._pin[1].view
+        # Volumes without a common history are refused here, where the client can be told.
+        shown.changed(since, 0, SECTOR, 1)
+        return since
+
+    async def instants(self) -> list[str]:
+        marks = self._volume.bookmarks()[-INSTANTS_MAX:]
+        return [str(Oldest()), *(str(AtBookmark(mark.name)) for mark in marks)]
+
     def release(self) -> None:
+        for other in self._others:
+            self._exports.let_go(other, None)
         self._exports.let_go(self._volume_id, self._pin)
 
 
@@ -121,26 +163,27 @@ class StoreExports:
 
     async def names(self) -> list[tuple[str, str]]:
         """The volumes that can be served, and what they are."""
-        import trio  # noqa: PLC0415
-
-        return await trio.to_thread.run_sync(self._names, limiter=self._threads)
+        return await self.in_thread(self._names)
 
     async def open(self, name: str) -> OpenExport:
         """Opens a volume or a view of it for one session."""
+        return await self.in_thread(lambda: self.open_now(name))
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Work that waits, beside the event loop."""
         import trio  # noqa: PLC0415
 
-        return await trio.to_thread.run_sync(self.open_now, name, limiter=self._threads)
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
 
     def open_now(self, name: str) -> OpenExport:
         """`open`, in the calling thread; waits."""
         wanted = ExportName(self._only()) if name == "" else parse_export(name)
         if wanted.scratch is not None:
             raise Invalid(f"{name[:200]!r}: writable views (+scratch) are not supported by this version")
-        entry = self._catalog.find(wanted.volume)
-        volume = self._table.acquire(entry)
+        entry, volume = self.acquire(wanted.volume)
         try:
             if wanted.when is None:
-                return OpenExport(self, entry, volume.native, None)
+                return OpenExport(self, volume, entry)
             # What is relative is looked up each time; the rest is shared by name, under the ID: volumes can be renamed.
             key = "" if relative(wanted.when) else f"{entry.id}@{wanted.when}"
             with self._lock:
@@ -150,10 +193,15 @@ class StoreExports:
             if pin is None:
                 instant = volume.resolve(wanted.when)
                 pin = self._pinned(key, _Pin(volume.native.view(instant.lsn), instant.lsn, instant.stamp))
-            return OpenExport(self, entry, pin.view, (key, pin))
+            return OpenExport(self, volume, entry, (key, pin))
         except BaseException:
             self._table.release(entry.id)
             raise
+
+    def acquire(self, name: str) -> tuple[Entry, OpenVolume]:
+        """One use of a volume, until it is let go. Waits."""
+        entry = self._catalog.find(name)
+        return entry, self._table.acquire(entry)
 
     def let_go(self, volume_id: str, pin: tuple[str, _Pin] | None) -> None:
         """Ends one use of an export. Does not wait."""

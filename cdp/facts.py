@@ -243,6 +243,17 @@ class LogFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DiffFacts:
+    """What `cdp diff` compared; `size` is that of the later volume. The extents are told apart from it: there may be millions."""
+
+    since_volume: str
+    since: InstantFacts
+    until_volume: str
+    until: InstantFacts
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class FindingFacts:
     """Something that `cdp verify` found. `file` is a path; segment, lsn, offset and length where they are known."""
 

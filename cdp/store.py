@@ -13,13 +13,14 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from cdp import files, scrub, shared_budget, timeline
 from cdp.catalog import Catalog, Damaged, Entry
+from cdp.changes import Differences, Point, compare
 from cdp.description import SECTOR, Description, Origin
 from cdp.errors import CdpError, Corrupt, Invalid, Io, NotFound
 from cdp.facts import (
@@ -69,6 +70,9 @@ class Store(Protocol):
     ) -> BookmarkFacts: ...
     def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts: ...
     def resolve(self, volume: str, wanted: When) -> InstantFacts: ...
+    def diff(self, volume: str, since: Point, until: Point) -> AbstractContextManager[Differences]:
+        """Where two instants differ; the pages can be read inside the `with` block, once."""
+
     def verify(
         self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
     ) -> VerifyFacts:
@@ -227,6 +231,17 @@ class LocalStore:
     def resolve(self, volume: str, wanted: When) -> InstantFacts:
         with self.opener.looking(self.catalog.find(volume, deleted=True)) as opened:
             return instant_facts(opened.resolve(wanted))
+
+    @contextmanager
+    def diff(self, volume: str, since: Point, until: Point) -> Iterator[Differences]:
+        entries = [self.catalog.find(point.volume or volume, deleted=True) for point in (since, until)]
+        with ExitStack() as held:
+            opened = {
+                entry.id: held.enter_context(self.opener.looking(entry))
+                for entry in {entry.id: entry for entry in entries}.values()
+            }
+            ends = [(opened[entry.id], point.when) for entry, point in zip(entries, (since, until), strict=True)]
+            yield compare(ends[0], ends[1])
 
     def verify(
         self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False

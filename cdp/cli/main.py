@@ -22,6 +22,7 @@ from cdp.cli import (
     compact,
     create,
     delete,
+    diff,
     log,
     rename,
     restore,
@@ -71,15 +72,17 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("undelete", undelete.undelete),
     ("log", log.log),
     ("bookmark", bookmark.bookmark),
+    ("diff", diff.diff),
     ("restore", restore.restore),
     ("retention", retention.retention),
     ("compact", compact.compact),
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
-_EPILOGS = dict.fromkeys(("log", "bookmark", "restore"), WHEN_HELP) | {"retention": retention.TERMS_HELP}
+_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore"), WHEN_HELP) | {"retention": retention.TERMS_HELP}
 for _name, _verb in _VERBS:
-    app.command(_name, epilog=_EPILOGS.get(_name))(_verb)
+    settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
+    app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)
 
 
 def run(application: typer.Typer, name: str) -> None:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from cdp import __version__, when
+from cdp.changes import Point, parse_point
 from cdp.control.wire import PREFIX, to_answer
 from cdp.errors import CdpError, Closed, Invalid, NotFound
 from cdp.facts import (
@@ -80,6 +81,7 @@ def control_app(store: Store, health: Callable[[], HealthFacts], stopping: threa
     _answer_errors(app)
     _volume_routes(app, store)
     _history_routes(app, store)
+    _diff_route(app, store, stopping)
     _verify_route(app, store, stopping)
     _retention_routes(app, store)
 
@@ -144,6 +146,27 @@ def _history_routes(app: FastAPI, store: Store) -> None:
     @app.delete(f"{PREFIX}/volumes/{{volume}}/bookmarks/{{name}}")
     def _remove_bookmark(volume: str, name: str) -> BookmarkFacts:
         return store.remove_bookmark(volume, name)
+
+
+def _diff_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:
+    @app.get(f"{PREFIX}/volumes/{{volume}}/diff")
+    def _diff(volume: str, since: str, until: str) -> StreamingResponse:
+        """Lines of JSON: `{"facts"}`, then `{"extents": [[offset, length], …]}` again and again, then `{"end"}`; or an error."""
+        points = (parse_point(since), parse_point(until))
+        return StreamingResponse(_differences(store, volume, points, stopping), media_type="application/x-ndjson")
+
+
+def _differences(store: Store, volume: str, points: tuple[Point, Point], stopping: threading.Event) -> Iterator[str]:
+    try:
+        with store.diff(volume, *points) as found:
+            yield json.dumps({"facts": asdict(found.facts)}) + "\n"
+            for page in found.pages:
+                if stopping.is_set():
+                    raise Closed("the daemon is stopping")
+                yield json.dumps({"extents": page}) + "\n"
+        yield json.dumps({"end": True}) + "\n"
+    except CdpError as error:
+        yield json.dumps(to_answer(error)[1]) + "\n"
 
 
 def _retention_routes(app: FastAPI, store: Store) -> None:

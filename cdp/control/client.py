@@ -19,11 +19,13 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from cdp import config, sockets
+from cdp.changes import Differences, Extents, Point
 from cdp.control.wire import PREFIX, from_answer
 from cdp.errors import CdpError, Closed
 from cdp.facts import (
     BookmarkFacts,
     CompactFacts,
+    DiffFacts,
     HealthFacts,
     InstantFacts,
     LogFacts,
@@ -107,6 +109,19 @@ class RemoteStore:
     def resolve(self, volume: str, wanted: When) -> InstantFacts:
         return self._facts(InstantFacts, "GET", _path(volume, "instant"), params={"at": str(wanted)})
 
+    @contextmanager
+    def diff(self, volume: str, since: Point, until: Point) -> Iterator[Differences]:
+        asked = {"since": str(since), "until": str(until)}
+        with _connected(), self._http.stream("GET", _path(volume, "diff"), params=asked) as answer:
+            if answer.is_error:
+                answer.read()
+                raise from_answer(answer.status_code, _json(answer.text))
+            lines = answer.iter_lines()
+            told = _json(next(lines, ""))
+            if "facts" not in told:
+                raise from_answer(answer.status_code, told)
+            yield Differences(TypeAdapter(DiffFacts).validate_python(told["facts"]), _pages(volume, lines))
+
     def accept_origin(self, volume: str) -> VolumeFacts:
         return self._facts(VolumeFacts, "POST", _path(volume, "accept-origin"))
 
@@ -154,6 +169,18 @@ class RemoteStore:
         if answer.is_error:
             raise from_answer(answer.status_code, _json(answer.text))
         return _json(answer.text)
+
+
+def _pages(volume: str, lines: Iterator[str]) -> Iterator[Extents]:
+    for line in lines:
+        told = _json(line)
+        if "extents" in told:
+            yield [(int(offset), int(length)) for offset, length in told["extents"]]
+        elif "end" in told:
+            return
+        else:
+            raise from_answer(500, told)
+    raise Closed(f"the daemon ended before it had compared {volume}")
 
 
 @contextmanager

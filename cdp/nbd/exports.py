@@ -41,6 +41,15 @@ class Export(Protocol):
     def description(self) -> str | None:
         """One line for people (NBD_INFO_DESCRIPTION); at most 4096 bytes of UTF-8, without NUL."""
 
+    async def since(self, when: str) -> _native.View:
+        """The instant that a client names to learn what changed since then (`x-cdp:changed-since:`), held as long as the view lives. May wait.
+
+        Errors (`cdp.errors`): Invalid for what is no WHEN, NotFound for an instant that cannot be reached, others as they come: the context is not offered.
+        """
+
+    async def instants(self) -> list[str]:
+        """Some that `since` takes, for a client that does not know what to ask for. May wait."""
+
     def release(self) -> None:
         """Called exactly once, in the trio thread, when the session or the failed handshake ends. Must not block and must not raise."""
 

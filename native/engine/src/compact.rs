@@ -8,6 +8,7 @@ mod choose;
 mod rewrite;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::compact::choose::{choose, Candidate};
 use crate::error::Result;
@@ -64,16 +65,21 @@ impl Volume {
         let few = entries <= NAMES_MAX;
         let mut kept = self.mark(&sealed, horizon, &branches, |id| few && eligible.contains(&id))?;
         let candidates = self.candidates(&sealed, &eligible, &kept);
-        let units = choose(&candidates, need, self.options.segment_bytes);
+        let units = choose(&candidates, need, self.gate.meter.segment_bytes());
         if !few && !units.is_empty() {
             let chosen: HashSet<u32> = units.iter().flatten().copied().collect();
             kept = self.mark(&sealed, horizon, &branches, |id| chosen.contains(&id))?;
         }
         let mut done = Compacted { dead: candidates.iter().map(Candidate::dead).sum(), ..Compacted::default() };
+        if !units.is_empty() && self.gate.meter.is_disk_full() {
+            // What the cycle frees is worth more than it takes meanwhile.
+            self.give_reserve_up();
+        }
         for unit in units {
             let names = unit.iter().flat_map(|id| kept.remove(id).unwrap_or_default().names).collect();
             let inputs: Vec<_> = unit.iter().filter_map(|&id| sealed.with_id(id).cloned()).collect();
-            if let Some(part) = self.rewrite(&inputs, names, pace)? {
+            let part = self.rewrite(&inputs, names, pace).inspect_err(|e| self.no_room_to_compact(e))?;
+            if let Some(part) = part {
                 done.segments_in += part.segments_in;
                 done.segments_out += part.segments_out;
                 done.written += part.written;
@@ -81,6 +87,7 @@ impl Volume {
                 done.dead = done.dead.saturating_sub(part.freed);
             }
         }
+        self.gate.meter.dead.store(done.dead, Relaxed);
         Ok(done)
     }
 

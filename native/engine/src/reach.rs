@@ -116,7 +116,8 @@ impl Volume {
     /// A horizon below the present one, or above what is durable, counts as that. NotFound if a point cannot be reached now, Invalid if one lies above the horizon.
     pub fn retain(&self, horizon: Lsn, points: &[Lsn]) -> Result<()> {
         self.check_writable()?;
-        while !self.try_retain(horizon, points)? {}
+        // Giving history up is what makes room.
+        while !self.with_reserve(|| self.try_retain(horizon, points))? {}
         Ok(())
     }
 
@@ -146,7 +147,7 @@ impl Volume {
         let durable = Lsn(self.durability.record());
         let lsn = wanted.min(durable).max(present.lsn);
         // Not every number is a record: one that was passed over counts as the record before it.
-        let lsn = self.record_at_or_before(lsn).max(present.lsn);
+        let lsn = self.record_at_or_before(lsn)?.max(present.lsn);
         self.point_of(lsn)
     }
 

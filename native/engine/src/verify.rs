@@ -2,6 +2,7 @@
 //! batches say. Nothing is changed. May run beside writes. In which order, from where and how fast: scrub.rs.
 
 use crate::error::{Error, Kind, Result};
+use crate::full::RESERVE;
 use crate::index::checkpoint::{self, Builder, Checkpoint, SHARD_SECTORS};
 use crate::index::footer::{self, Site};
 use crate::index::map::At;
@@ -18,6 +19,10 @@ use crate::scrub::{self, Position, Reads};
 use crate::storage::File;
 use crate::units::{Lsn, SegmentId, PAGE, SECTOR};
 use crate::volume::Volume;
+
+/// What stands in a volume's folder beside the files that the manifest names (docs/format.md, "The store").
+const OTHER_FILES: [&str; 8] =
+    ["manifest.0", "manifest.1", "volume.0", "volume.1", "lock", RESERVE, "verify.json", "verify.json.tmp"];
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -270,14 +275,8 @@ impl Volume {
         let manifest = self.manifest.lock();
         let named = manifest.content.file_names();
         let names = self.storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
-        let known = |name: &String| {
-            named.contains(name)
-                || self.is_in_the_making(name)
-                || matches!(
-                    name.as_str(),
-                    "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock" | "verify.json"
-                )
-        };
+        let known =
+            |name: &String| named.contains(name) || self.is_in_the_making(name) || OTHER_FILES.contains(&name.as_str());
         for name in names.into_iter().filter(|name| !known(name)) {
             let what = "no manifest names this file; the next writer removes it if it is a crash's".to_owned();
             findings.push(Finding { file: name, what, repairable: true, ..Finding::default() });

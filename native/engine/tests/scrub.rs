@@ -51,7 +51,9 @@ fn write(volume: &Volume, number: u64, seed: u64) -> Lsn {
 
 /// Writes other blocks until several more segments are sealed.
 fn go_on(volume: &Volume, seed: u64) {
-    (0..400).for_each(|i| drop(write(volume, 100 + i % 300, seed + i)));
+    for i in 0..400 {
+        write(volume, 100 + i % 300, seed + i);
+    }
     volume.flush().unwrap();
     volume.tick().unwrap();
 }
@@ -167,12 +169,16 @@ fn who_asked_is_told_of_what_is_read() {
     Volume::create(disk.clone(), [5; 16], SIZE, Stamp(1)).unwrap();
     let large = Options { segment_bytes: 4 << 20, segment_entries: 2000, ..options() };
     let volume = Volume::open(disk, None, large).unwrap();
-    (0..4000).for_each(|i| drop(write(&volume, i % 300, i)));
+    for i in 0..4000 {
+        write(&volume, i % 300, i);
+    }
     volume.close().unwrap();
     let read = Arc::new(AtomicU64::new(0));
     let reader = read.clone();
     let mut total = 0;
-    let reads = Arc::new(move |bytes| drop(reader.fetch_add(bytes, Ordering::Relaxed)));
+    let reads = Arc::new(move |bytes| {
+        reader.fetch_add(bytes, Ordering::Relaxed);
+    });
     volume
         .scrub(Position::default(), Some(reads), &mut |told| {
             total = told.total;

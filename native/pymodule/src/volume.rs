@@ -7,7 +7,7 @@ use cdp_engine::scrub::{Position, Reads};
 use cdp_engine::storage::Disk;
 use cdp_engine::timeline::Interval;
 use cdp_engine::verify::Finding;
-use cdp_engine::{Error, Instant, Kind, Lsn, Options, Stamp, Volume, Zeroing};
+use cdp_engine::{Error, FullPolicy, Instant, Kind, Lsn, Options, Stamp, Volume, Zeroing};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -259,6 +259,40 @@ impl PyVolume {
         self.volume.revoke(Lsn(lsn))
     }
 
+    fn space<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let space = py.detach(|| self.volume.space()).map_err(raise)?;
+        let facts = PyDict::new(py);
+        facts.set_item("used", space.used)?;
+        facts.set_item("budget", space.budget)?;
+        facts.set_item("soft", space.soft)?;
+        facts.set_item("hard", space.hard)?;
+        facts.set_item("segments_bytes", space.segments_bytes)?;
+        facts.set_item("index_bytes", space.index_bytes)?;
+        facts.set_item("manifest_bytes", space.manifest_bytes)?;
+        facts.set_item("shared", space.shared)?;
+        facts.set_item("dead", space.dead)?;
+        facts.set_item("reserve", space.reserve)?;
+        facts.set_item("reserve_file", space.reserve_file)?;
+        facts.set_item("foreground_bytes", space.foreground_bytes)?;
+        facts.set_item("compaction_bytes", space.compaction_bytes)?;
+        facts.set_item("index_written_bytes", space.index_written_bytes)?;
+        facts.set_item("delayed_ns", space.delayed_ns)?;
+        facts.set_item("stalled", space.stalled)?;
+        facts.set_item("disk_full", space.disk_full)?;
+        Ok(facts)
+    }
+
+    fn set_budget(&self, py: Python<'_>, budget: Option<u64>, policy: &str) -> PyResult<()> {
+        let policy = match policy {
+            "drop-oldest" => FullPolicy::DropOldest,
+            "stall" => FullPolicy::Stall,
+            "fail" => FullPolicy::Fail,
+            other => return Err(raise(Error::invalid(format!("{other} is no policy for a full journal")))),
+        };
+        py.detach(|| self.volume.set_budget(budget, policy));
+        Ok(())
+    }
+
     fn faults(&self) -> Vec<String> {
         self.volume.faults()
     }
@@ -345,7 +379,6 @@ impl Raised {
 
 impl PyVolume {
     fn commit(&self, lsn: Lsn) -> cdp_engine::Result<u64> {
-        self.volume.commit(lsn)?;
-        Ok(lsn.0)
+        Ok(self.volume.commit(lsn)?.0)
     }
 }

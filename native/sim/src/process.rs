@@ -103,6 +103,28 @@ impl Storage for Process {
         verdict.apply(|| world.folder.remove(name)).map(|_| ())
     }
 
+    fn links(&self, name: &str) -> io::Result<u64> {
+        let world = self.look(Op::Open)?;
+        world.folder.get(name).map(|_| 1).ok_or_else(not_found)
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let (mut world, verdict) = self.change(Op::Create, name)?;
+        let id = match world.folder.get(name) {
+            Some(id) => verdict.apply(|| id)?,
+            None => verdict.apply(|| world.create(name))?,
+        };
+        if room(&world, id) < bytes {
+            world.folder.remove(name);
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        let file = world.files.get_mut(&id).expect("a named file is kept");
+        let length = file.len();
+        file.write(&vec![0; (bytes as usize).saturating_sub(length)], length);
+        file.sync();
+        Ok(())
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         Ok(self.look(Op::List)?.folder.names().keys().cloned().collect())
     }
