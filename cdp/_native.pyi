@@ -96,7 +96,7 @@ class Volume:
         """From now on the instants are: every record from the horizon on, the points below it, and what is held. One durable commit. The horizon never goes back, and not above what is durable."""
 
     def reach(self) -> dict[str, Any]:
-        """horizon (LSN), horizon_stamp, points: [(LSN, stamp, clock epoch)] ascending."""
+        """horizon (LSN), horizon_stamp, settled (the LSN above which no horizon can lie yet), points: [(LSN, stamp, clock epoch)] ascending."""
 
     def compact(self, max_bytes: int = 0) -> dict[str, int]:
         """One cycle of compaction: rewrites the segments below the horizon that give back most until `max_bytes` are free; with 0, those that are at least half dead.

@@ -56,7 +56,7 @@ class Keeper:
     def round(self, policy: Policy, now: int, *, force: bool = False) -> Plan | None:
         """Does what is due at the stamp `now`. What that was; None: nothing."""
         native = self._volume.native
-        told = history.space_facts(native)
+        told = native.space()
         self._tell()
         # Without the bytes of the window the shortage is overestimated: enough to see that there is none.
         space = history.space_of(told, 0, measured=self._is_measured(told))

@@ -145,7 +145,7 @@ class OpenVolume:
             bounds = [bound for bound in (allowance, wanted.budget) if bound is not None]
             allowed = (min(bounds, default=None), wanted.full)
             if self.keeper is not None and allowed != self._allowed:
-                history.set_budget(self.native, *allowed)
+                self.native.set_budget(*allowed)
                 self._allowed = allowed
 
     def keep(self, now: int | None = None, *, force: bool = False) -> Plan | None:

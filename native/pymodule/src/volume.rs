@@ -227,6 +227,7 @@ impl PyVolume {
         let facts = PyDict::new(py);
         facts.set_item("horizon", horizon.lsn.0)?;
         facts.set_item("horizon_stamp", horizon.stamp)?;
+        facts.set_item("settled", self.volume.settled().0)?;
         facts.set_item("points", points)?;
         Ok(facts)
     }
