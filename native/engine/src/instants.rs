@@ -144,16 +144,16 @@ impl Volume {
     }
 
     /// The record with this number or, where none has it, one before it.
-    pub(crate) fn record_at_or_before(&self, lsn: Lsn) -> Lsn {
+    pub(crate) fn record_at_or_before(&self, lsn: Lsn) -> Result<Lsn> {
         let stretches = self.stretches();
-        let Some(stretch) = stretches.iter().rev().find(|s| s.first.0 <= lsn.0) else { return Lsn::ZERO };
+        let Some(stretch) = stretches.iter().rev().find(|s| s.first.0 <= lsn.0) else { return Ok(Lsn::ZERO) };
         if lsn.0 >= stretch.last.0 {
-            return Lsn(stretch.last.0);
+            return Ok(Lsn(stretch.last.0));
         }
-        match self.stamp_in(stretch, lsn.0) {
-            Ok(Some(_)) => lsn,
-            _ => Lsn(stretch.first.0),
-        }
+        Ok(match self.stamp_in(stretch, lsn.0)? {
+            Some(_) => lsn,
+            None => Lsn(stretch.first.0),
+        })
     }
 
     pub(crate) fn stamp_in(&self, stretch: &Stretch, lsn: u64) -> Result<Option<u64>> {

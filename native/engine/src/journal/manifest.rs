@@ -523,7 +523,11 @@ impl Manifest {
             Some(copies) if copies.iter().all(|c| c.bytes < EDITS_MAX + 2 * c.snapshot_bytes) => {
                 match append(copies, &frame) {
                     // Nothing may be appended behind the torn frame in copy 0; both are written anew, now or by the next commit.
-                    Err(CommitError::NotDone(_)) => self.rewrite_copies(),
+                    Err(CommitError::NotDone(e)) => match self.rewrite_copies() {
+                        // Unless the disk had no room for all of the frame, it may be whole.
+                        Err(CommitError::NotDone(_)) if e.kind != Kind::NoSpace => Err(CommitError::Unknown(e)),
+                        other => other,
+                    },
                     Err(CommitError::Half(_)) => {
                         self.copies = None;
                         Ok(())
