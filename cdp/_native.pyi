@@ -111,7 +111,7 @@ class Volume:
     def space(self) -> dict[str, Any]:
         """What the volume is charged and what holds writes back, in bytes: used (of a clone: what only it holds), budget, soft, hard (where delay begins,
         where writes wait or fail; None: no bound is known), segments_bytes, index_bytes, manifest_bytes, shared (files that another volume holds too), dead (what
-        no instant needs, by compaction's last look), reserve (kept free of the budget), reserve_file (kept free on the disk); written since opening:
+        no instant needs, by compaction's last look), looked_at (the horizon and the number of points of that look), reserve (kept free of the budget), reserve_file (kept free on the disk); written since opening:
         foreground_bytes, compaction_bytes, index_written_bytes; delayed_ns; stalled (writes wait for room now); disk_full. A system call for each file."""
 
     def set_budget(self, budget: int | None, policy: str) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cdp import history, marks, when
+from cdp import marks, when
 from cdp.catalog import Entry
 from cdp.errors import CdpError, Invalid, NotFound
 from cdp.facts import BookmarkFacts, InstantFacts

@@ -264,6 +264,7 @@ impl PyVolume {
         facts.set_item("manifest_bytes", space.manifest_bytes)?;
         facts.set_item("shared", space.shared)?;
         facts.set_item("dead", space.dead)?;
+        facts.set_item("looked_at", space.looked_at)?;
         facts.set_item("reserve", space.reserve)?;
         facts.set_item("reserve_file", space.reserve_file)?;
         facts.set_item("foreground_bytes", space.foreground_bytes)?;
