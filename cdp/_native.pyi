@@ -89,6 +89,13 @@ class Volume:
     def rollback(self, to_lsn: int) -> int:
         """The live volume becomes what it was at `to_lsn`; durable. The LSN of the rollback. NotFound if that instant cannot be reached."""
 
+    def last_rollback(self) -> tuple[int, int]:
+        """(LSN of the newest rollback of this timeline, LSN of the record before it: where an undo goes back to). NotFound if there was none."""
+
+    def fork(self, base: int, folder: str, new_id: bytes, created: int) -> None:
+        """Lays a clone of the instant `base` into an empty folder of the same file system: hard links and a manifest, durable. NotFound if it cannot be reached;
+        Invalid if the volume is open for looking only and was not closed cleanly."""
+
     def branches(self) -> list[tuple[int, int]]:
         """(LSN, LSN gone back to) of every rollback, and of the branch that a clone begins with; ascending."""
 
