@@ -282,9 +282,10 @@ impl Volume {
         self.index.lineage().branches().to_vec()
     }
 
-    /// Every control record, ascending.
+    /// Every control record of this timeline, ascending; those of ancestors are theirs.
     pub fn controls(&self) -> Vec<Control> {
-        self.controls.lock().clone()
+        let floor = self.facts.floor();
+        self.controls.lock().iter().filter(|control| control.lsn > floor).cloned().collect()
     }
 }
 

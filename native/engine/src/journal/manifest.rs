@@ -465,7 +465,11 @@ impl Manifest {
             ..StateItem::default()
         };
         let horizon = PointItem { stamp: created, ..PointItem::default() };
-        let content = Content { id, size, created, generation: 0, state, horizon, ..Content::default() };
+        Manifest::lay(storage, Content { id, size, created, state, horizon, ..Content::default() })
+    }
+
+    /// Lays both copies of a new volume; durable, with the names of all files in its folder.
+    pub fn lay(storage: Arc<dyn Storage>, content: Content) -> Result<Manifest> {
         let mut manifest = Manifest { storage, content, copies: None, loaded_bytes: 0, gate: None };
         manifest.rewrite()?;
         Ok(manifest)
