@@ -89,6 +89,13 @@ class Volume:
     def rollback(self, to_lsn: int) -> int:
         """The live volume becomes what it was at `to_lsn`; durable. The LSN of the rollback. NotFound if that instant cannot be reached."""
 
+    def last_rollback(self) -> tuple[int, int]:
+        """(LSN of the newest rollback of this timeline, LSN of the record before it: where an undo goes back to). NotFound if there was none."""
+
+    def fork(self, base: int, folder: str, new_id: bytes, created: int) -> None:
+        """Lays a clone of the instant `base` into an empty folder of the same file system: hard links and a manifest, durable. NotFound if it cannot be reached;
+        Invalid if the volume is open for looking only and was not closed cleanly."""
+
     def branches(self) -> list[tuple[int, int]]:
         """(LSN, LSN gone back to) of every rollback, and of the branch that a clone begins with; ascending."""
 
@@ -96,7 +103,7 @@ class Volume:
         """From now on the instants are: every record from the horizon on, the points below it, and what is held. One durable commit. The horizon never goes back, and not above what is durable."""
 
     def reach(self) -> dict[str, Any]:
-        """horizon (LSN), horizon_stamp, points: [(LSN, stamp, clock epoch)] ascending."""
+        """horizon (LSN), horizon_stamp, settled (the LSN above which no horizon can lie yet), points: [(LSN, stamp, clock epoch)] ascending."""
 
     def compact(self, max_bytes: int = 0) -> dict[str, int]:
         """One cycle of compaction: rewrites the segments below the horizon that give back most until `max_bytes` are free; with 0, those that are at least half dead.
@@ -111,7 +118,7 @@ class Volume:
     def space(self) -> dict[str, Any]:
         """What the volume is charged and what holds writes back, in bytes: used (of a clone: what only it holds), budget, soft, hard (where delay begins,
         where writes wait or fail; None: no bound is known), segments_bytes, index_bytes, manifest_bytes, shared (files that another volume holds too), dead (what
-        no instant needs, by compaction's last look), reserve (kept free of the budget), reserve_file (kept free on the disk); written since opening:
+        no instant needs, by compaction's last look), looked_at (the horizon and the number of points of that look), reserve (kept free of the budget), reserve_file (kept free on the disk); written since opening:
         foreground_bytes, compaction_bytes, index_written_bytes; delayed_ns; stalled (writes wait for room now); disk_full. A system call for each file."""
 
     def set_budget(self, budget: int | None, policy: str) -> None:

@@ -1,4 +1,4 @@
-"""What an NBD client can open: NAME, the live volume, and NAME@WHEN, the volume as it was (read-only).
+"""What an NBD client can open: NAME, the live volume; NAME@WHEN, the volume as it was (read-only); NAME@WHEN+scratch[=ID], a writable copy of that which is thrown away.
 
 Invariants:
 - A name is cut at its first `@`; of what follows, a trailing `+scratch` or `+scratch=ID` is cut off. A `+` before a digit belongs to the time.
@@ -20,6 +20,7 @@ from cdp.changes import parse_point
 from cdp.description import SECTOR
 from cdp.errors import Invalid, NotFound
 from cdp.names import check_name
+from cdp.scratch import Scratch, ScratchViews
 from cdp.table import Table
 from cdp.volume import OpenVolume
 from cdp.when import AtBookmark, Oldest, When, parse, relative, rfc3339
@@ -97,6 +98,7 @@ class OpenExport:
         self._pin = pin
         self._others: list[str] = []
         self._shared = pin is None or pin[0] != ""
+        self._session: int | None = None
         self.handle: _native.Volume | _native.View = handle
         self.size = handle.size
         if pin is None:
@@ -143,21 +145,60 @@ class OpenExport:
         marks = self._volume.bookmarks()[-INSTANTS_MAX:]
         return [str(Oldest()), *(str(AtBookmark(mark.name)) for mark in marks)]
 
+    def enter(self, attach: Callable[[], int]) -> int:
+        if self.read_only:
+            return attach()
+        self._session = self._exports.writers.enter(self._volume_id, attach)
+        return self._session
+
     def release(self) -> None:
+        self._leave()
+        self._exports.let_go(self._volume_id, self._pin)
+
+    def _leave(self) -> None:
         for other in self._others:
             self._exports.let_go(other, None)
-        self._exports.let_go(self._volume_id, self._pin)
+        if self._session is not None:
+            self._exports.writers.left(self._volume_id, self._session)
+
+
+class ScratchExport(OpenExport):
+    """One use of a scratch view; writable."""
+
+    def __init__(self, exports: StoreExports, entry: Entry, scratch: Scratch, views: ScratchViews) -> None:
+        super().__init__(exports, scratch.volume, scratch.volume.entry)
+        self._parent_id = entry.id
+        self._scratch = scratch
+        self._views = views
+        # Without an ID another connection by the same name gets another view.
+        self._shared = scratch.scratch_id != ""
+        called = f"={scratch.scratch_id}" if scratch.scratch_id else ""
+        self.name = f"{entry.name}@lsn:{scratch.lsn}+scratch{called}"
+        self.description = describe(entry.id, f" at lsn:{scratch.lsn}, {rfc3339(scratch.stamp)}, thrown away")
+
+    def enter(self, attach: Callable[[], int]) -> int:
+        session = super().enter(attach)
+        self._views.enter(self._scratch)
+        return session
+
+    def release(self) -> None:
+        self._leave()
+        self._views.let_go(self._scratch)
+        self._exports.let_go(self._parent_id, None)
 
 
 class StoreExports:
     """The exports of a store (`cdp.nbd.exports.Exports`)."""
 
-    def __init__(self, catalog: Catalog, table: Table) -> None:
+    def __init__(self, catalog: Catalog, table: Table, scratch: ScratchViews | None = None) -> None:
+        """`scratch` None: there are no scratch views."""
         import trio  # noqa: PLC0415 (parsing a name needs no event loop)
 
         self._threads = trio.CapacityLimiter(THREADS_MAX)
         self._catalog = catalog
         self._table = table
+        self._scratch = scratch
+        self.writers = table.writers
         self._lock = threading.Lock()
         self._pins: dict[str, _Pin] = {}
 
@@ -178,10 +219,13 @@ class StoreExports:
     def open_now(self, name: str) -> OpenExport:
         """`open`, in the calling thread; waits."""
         wanted = ExportName(self._only()) if name == "" else parse_export(name)
-        if wanted.scratch is not None:
-            raise Invalid(f"{name[:200]!r}: writable views (+scratch) are not supported by this version")
+        if wanted.scratch is not None and self._scratch is None:
+            raise Invalid(f"{name[:200]!r}: there are no writable views (+scratch) here")
         entry, volume = self.acquire(wanted.volume)
         try:
+            if self._scratch is not None and wanted.scratch is not None and wanted.when is not None:
+                scratch = self._scratch.open(volume, wanted.when, wanted.scratch)
+                return ScratchExport(self, entry, scratch, self._scratch)
             if wanted.when is None:
                 return OpenExport(self, volume, entry)
             # What is relative is looked up each time; the rest is shared by name, under the ID: volumes can be renamed.

@@ -19,6 +19,7 @@ from cdp import __version__
 from cdp.cli import (
     accept_origin,
     bookmark,
+    clone,
     compact,
     create,
     delete,
@@ -27,6 +28,8 @@ from cdp.cli import (
     rename,
     restore,
     retention,
+    rollback,
+    scratch,
     serve,
     show,
     undelete,
@@ -74,12 +77,17 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("bookmark", bookmark.bookmark),
     ("diff", diff.diff),
     ("restore", restore.restore),
+    ("rollback", rollback.rollback),
+    ("clone", clone.clone),
+    ("scratch", scratch.scratch),
     ("retention", retention.retention),
     ("compact", compact.compact),
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
-_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore"), WHEN_HELP) | {"retention": retention.TERMS_HELP}
+_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clone"), WHEN_HELP) | {
+    "retention": retention.TERMS_HELP
+}
 for _name, _verb in _VERBS:
     settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
     app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)

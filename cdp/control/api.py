@@ -33,6 +33,8 @@ from cdp.facts import (
     InstantFacts,
     LogFacts,
     RetentionFacts,
+    RollbackFacts,
+    ScratchFacts,
     ShowFacts,
     StoreRetentionFacts,
     VolumeFacts,
@@ -64,6 +66,16 @@ class NewBookmark(_Body):
     expires_stamp: int | None = None
 
 
+class NewRollback(_Body):
+    to: str | None
+    force: bool = False
+
+
+class NewClone(_Body):
+    name: str
+    at: str = "latest"
+
+
 class NewSettings(_Body):
     settings: dict[str, str]
 
@@ -82,6 +94,7 @@ def control_app(store: Store, health: Callable[[], HealthFacts], stopping: threa
     _diff_route(app, store, stopping)
     _verify_route(app, store, stopping)
     _retention_routes(app, store)
+    _branch_routes(app, store)
 
     @app.get(f"{PREFIX}/health")
     def _health() -> HealthFacts:
@@ -144,6 +157,25 @@ def _history_routes(app: FastAPI, store: Store) -> None:
     @app.delete(f"{PREFIX}/volumes/{{volume}}/bookmarks/{{name}}")
     def _remove_bookmark(volume: str, name: str) -> BookmarkFacts:
         return store.remove_bookmark(volume, name)
+
+
+def _branch_routes(app: FastAPI, store: Store) -> None:
+    @app.post(f"{PREFIX}/volumes/{{volume}}/rollback")
+    def _rollback(volume: str, body: NewRollback) -> RollbackFacts:
+        """`to` null: undoes the newest rollback."""
+        return store.rollback(volume, None if body.to is None else when.parse(body.to), force=body.force)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/clone", status_code=201)
+    def _clone(volume: str, body: NewClone) -> VolumeFacts:
+        return store.clone(volume, when.parse(body.at), body.name)
+
+    @app.get(f"{PREFIX}/volumes/{{volume}}/scratch")
+    def _scratch_views(volume: str) -> tuple[ScratchFacts, ...]:
+        return store.scratch_views(volume)
+
+    @app.delete(f"{PREFIX}/volumes/{{volume}}/scratch/{{scratch_id}}")
+    def _release_scratch(volume: str, scratch_id: str, force: bool = False) -> ScratchFacts:
+        return store.release_scratch(volume, scratch_id, force=force)
 
 
 def _diff_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:

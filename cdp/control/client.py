@@ -31,6 +31,8 @@ from cdp.facts import (
     InstantFacts,
     LogFacts,
     RetentionFacts,
+    RollbackFacts,
+    ScratchFacts,
     ShowFacts,
     StoreRetentionFacts,
     VolumeFacts,
@@ -136,6 +138,19 @@ class RemoteStore:
 
     def set_store_budget(self, budget: int | None, *, thin: bool) -> StoreRetentionFacts:
         return self._facts(StoreRetentionFacts, "POST", "/retention", json={"budget": budget, "thin": thin})
+
+    def rollback(self, volume: str, to: When | None, *, force: bool) -> RollbackFacts:
+        body = {"to": None if to is None else str(to), "force": force}
+        return self._facts(RollbackFacts, "POST", _path(volume, "rollback"), json=body)
+
+    def clone(self, volume: str, at: When, name: str) -> VolumeFacts:
+        return self._facts(VolumeFacts, "POST", _path(volume, "clone"), json={"name": name, "at": str(at)})
+
+    def scratch_views(self, volume: str) -> tuple[ScratchFacts, ...]:
+        return TypeAdapter(tuple[ScratchFacts, ...]).validate_python(self._ask("GET", _path(volume, "scratch")))
+
+    def release_scratch(self, volume: str, scratch_id: str, *, force: bool) -> ScratchFacts:
+        return self._facts(ScratchFacts, "DELETE", _path(volume, "scratch", scratch_id), params={"force": force})
 
     def compact(self, volume: str) -> CompactFacts:
         return self._facts(CompactFacts, "POST", _path(volume, "compact"))

@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ class Export(Protocol):
 
     async def instants(self) -> list[str]:
         """Some that `since` takes, for a client that does not know what to ask for. May wait."""
+
+    def enter(self, attach: Callable[[], int]) -> int:
+        """Begins a session by calling `attach`, in the trio thread; its number, which `attach` gave. Must not block.
+
+        Errors (`cdp.errors`): Busy if no connection may begin now; what `attach` raises.
+        """
 
     def release(self) -> None:
         """Called exactly once, in the trio thread, when the session or the failed handshake ends. Must not block and must not raise."""

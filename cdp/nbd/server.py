@@ -262,9 +262,9 @@ class _GatedListener(trio.abc.Listener[trio.SocketStream]):
 def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, token: trio.lowlevel.TrioToken) -> None:
     """Gives a duplicate of the socket to the native session, which closes it; trio's own descriptor is closed by the caller."""
     export = connection.take_export()
-    try:
-        _prepare(connection.stream)
-        session = native.attach(
+
+    def attach() -> int:
+        return native.attach(
             os.dup(connection.stream.socket.fileno()),
             enter.leftover,
             export.handle,
@@ -273,6 +273,13 @@ def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, to
             contexts=connection.meanings(enter),
             on_end=_releaser(export, token),
         )
+
+    try:
+        _prepare(connection.stream)
+        session = export.enter(attach)
+    except errors.Busy as error:
+        log.info("no session for the export %r: %s", enter.name, error)
+        _release(export)
     except Exception:
         log.exception("no session for the export %r", enter.name)
         _release(export)

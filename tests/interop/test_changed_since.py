@@ -16,10 +16,11 @@ import pytest
 from cdp.changes import parse_point
 from cdp.control.reach import reach
 from cdp.when import Latest
+from tests.rig.cdp import CDP, ROOT, environment
 from tests.rig.clients import Qemu, nbdinfo
 from tests.rig.content import DISK_BYTES, content
 from tests.rig.daemon import Daemon
-from tests.rig.process import ProgramFailed
+from tests.rig.process import ProgramFailed, run
 
 SINCE = "x-cdp:changed-since:"
 Extents = list[tuple[int, int]]
@@ -301,3 +302,22 @@ def test_a_relative_instant_is_the_same_for_the_whole_connection(served: Daemon,
 def test_qemu_refuses_an_instant_that_is_not_there(served: Daemon, disk: str, qemu: Qemu) -> None:
     with pytest.raises(ProgramFailed):
         by_qemu(qemu, served, disk, "lsn:99999999")
+
+
+def test_the_recipe_of_the_manual(served: Daemon, disk: str, history: list[str], tmp_path: Path) -> None:
+    """docs/operations.md, "Incremental backups", as it stands there."""
+    manual = (ROOT / "docs/operations.md").read_text()
+    recipe = manual.partition("## Incremental backups")[2].partition("```sh\n")[2].partition("```")[0]
+    assert "disk@$before" in recipe
+    once, each = recipe.replace("disk@", f"{disk}@").replace("lsn disk", f"lsn {disk}").split("# Each time")
+    accident = f"qemu-io -f raw -c 'write -P 9 2M 70k' -c 'write -P 8 9000k 1k' '{served.uri(disk)}'\n"
+    check = f"""nbdcopy "$(uri "{disk}@$now")" whole.raw
+qemu-img compare -f qcow2 -F raw next.qcow2 whole.raw
+qemu-img map --output=json next.qcow2 | grep -c '"depth": 0'
+"""
+    script = tmp_path / "recipe.sh"
+    script.write_text(f"set -euo pipefail\ncd {tmp_path}\n{once}{accident}#{each}{check}")
+    command = f'cdp() {{ {" ".join(CDP)} "$@"; }}; . {script}'
+    said = run("bash", "-c", command, env=environment() | {"CDP_STORE": str(served.store)}).stdout
+    assert "Images are identical" in said
+    assert said.splitlines()[-1] == "2", "two clusters were copied, not the volume"

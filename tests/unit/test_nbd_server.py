@@ -68,6 +68,9 @@ class Disk:
         await trio.lowlevel.checkpoint()
         return ["bookmark:a"]
 
+    def enter(self, attach: Callable[[], int]) -> int:
+        return attach()
+
     def release(self) -> None:
         self.released += 1
         self.released_in = threading.current_thread().name
