@@ -47,6 +47,7 @@ class OpenVolume:
         self._allowed: tuple[int | None, str] | None = None
         # Reentrant: the keeper takes bookmarks away while it holds them still.
         self._marks_lock = threading.RLock()
+        self.checking = threading.Lock()
         accepted = entry.description.origin
         self._origin: OpenOrigin | None = None
         if accepted is not None and with_origin:
