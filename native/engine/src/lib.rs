@@ -32,6 +32,8 @@ mod request;
 pub mod restore;
 mod ring;
 mod rollback;
+pub mod scrub;
+mod shown;
 pub mod space;
 pub mod storage;
 pub mod timeline;

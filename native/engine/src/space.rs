@@ -44,6 +44,8 @@ pub struct Space {
     pub shared: u64,
     /// What no instant needs, by the last look of compaction.
     pub dead: u64,
+    /// The horizon and the number of points that it went by.
+    pub looked_at: (u64, usize),
     /// Kept free for compaction, control records and rollbacks: of the budget, and on the disk.
     pub reserve: u64,
     pub reserve_file: u64,
@@ -201,7 +203,8 @@ pub struct Meter {
     policy: AtomicU8,
     /// Bytes used from which the reserve file has not the right size any more.
     pub reserve_due: AtomicU64,
-    pub dead: AtomicU64,
+    /// What no instant needs; the horizon and the number of points that say so.
+    look: Mutex<(u64, u64, usize)>,
     foreground: AtomicU64,
     compaction: AtomicU64,
     index_written: AtomicU64,
@@ -219,7 +222,7 @@ impl Meter {
             full_at: AtomicU64::new(NONE),
             policy: AtomicU8::new(policy as u8),
             reserve_due: AtomicU64::new(0),
-            dead: AtomicU64::new(0),
+            look: Mutex::default(),
             foreground: AtomicU64::new(0),
             compaction: AtomicU64::new(0),
             index_written: AtomicU64::new(0),
@@ -363,10 +366,16 @@ impl Meter {
         marks.debt(self.committed_bytes()).clamp(0.0, 1.0)
     }
 
+    /// Compaction has looked, by this horizon and so many points.
+    pub fn looked(&self, dead: u64, horizon: u64, points: usize) {
+        *self.look.lock() = (dead, horizon, points);
+    }
+
     pub fn space(&self) -> Space {
         let (budget, marks) = *self.marks.lock();
         let full_at = self.full_at.load(Relaxed);
         let bound = |mark: u64| Some(mark.min(full_at)).filter(|&mark| mark != NONE);
+        let look = *self.look.lock();
         let tally = self.tally.lock();
         let footers_apart = tally.segments + tally.open_bytes();
         Space {
@@ -378,7 +387,8 @@ impl Meter {
             index_bytes: tally.index,
             manifest_bytes: tally.manifest,
             shared: tally.shared,
-            dead: self.dead.load(Relaxed),
+            dead: look.0,
+            looked_at: (look.1, look.2),
             reserve: marks.reserve,
             reserve_file: tally.reserve_file,
             foreground_bytes: self.foreground.load(Relaxed),

@@ -279,6 +279,11 @@ impl Index {
         self.files.forget(gone.iter().map(|&id| Named::Segment(id)));
     }
 
+    /// How often compaction replaced segments: who asks several of them sees by it that the list is another one.
+    pub fn replacements(&self) -> u64 {
+        self.inner.lock().replacements
+    }
+
     /// True if compaction replaced the segment.
     pub fn is_retired(&self, segment: u32) -> bool {
         self.inner.lock().retired.contains(&segment)
