@@ -590,7 +590,7 @@ impl Index {
         Ok(mapped.into_iter().map(version).collect())
     }
 
-    /// About how many entries each shard below `count` got on `path` since it was last written into a checkpoint there; no row for those without any.
+    /// About how many entries each shard below `count` got on `path` since it was last written into a checkpoint there.
     pub fn fresh_entries(&self, path: &Path, count: u64) -> Result<BTreeMap<u64, Fresh>> {
         let mut shards: BTreeMap<u64, Fresh> = BTreeMap::new();
         for checkpoint in self.checkpoints().iter().filter(|c| path.passes(c.item.lsn.0)) {
@@ -610,7 +610,6 @@ impl Index {
                 }
             })?;
         }
-        shards.retain(|_, fresh| fresh.entries > 0.0);
         Ok(shards)
     }
 
