@@ -89,6 +89,13 @@ class Volume:
     def rollback(self, to_lsn: int) -> int:
         """The live volume becomes what it was at `to_lsn`; durable. The LSN of the rollback. NotFound if that instant cannot be reached."""
 
+    def last_rollback(self) -> tuple[int, int]:
+        """(LSN of the newest rollback of this timeline, LSN of the record before it: where an undo goes back to). NotFound if there was none."""
+
+    def fork(self, base: int, folder: str, new_id: bytes, created: int) -> None:
+        """Lays a clone of the instant `base` into an empty folder of the same file system: hard links and a manifest, durable. NotFound if it cannot be reached;
+        Invalid if the volume is open for looking only and was not closed cleanly."""
+
     def branches(self) -> list[tuple[int, int]]:
         """(LSN, LSN gone back to) of every rollback, and of the branch that a clone begins with; ascending."""
 
@@ -180,11 +187,11 @@ class Server:
         *,
         structured: bool,
         extended: bool,
-        contexts: list[tuple[int, str]],
+        contexts: Sequence[tuple[int, str | View]],
         on_end: Callable[[int, str], None] | None = None,
     ) -> int:
         """Takes over a connected socket (the caller gives the descriptor away) after the reply to NBD_OPT_GO or EXPORT_NAME; `leftover`: bytes already read past the handshake.
-        `contexts`: (id, name) as negotiated, `base:allocation` only for now. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
+        `contexts`: (id, `base:allocation`), or (id, a view) for what changed since that instant. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
 
     def sessions(self) -> list[dict[str, int | str | bool]]:
         """id, requests, bytes_in, bytes_out, errors, pending_bytes a live session."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from cdp.when import Moment
 
 
+EVERYTHING = 1 << 62
+"""Bytes to free: more than there are, so whatever is worth it."""
+
+
 class NativeHistory:
     """A volume's durable history (`cdp.retention.state.History`), as it was when this was made."""
 
@@ -114,11 +118,6 @@ def space_facts(native: _native.Volume) -> dict[str, Any]:
     return dict(ask())
 
 
-def reserve_bytes(native: _native.Volume) -> int:
-    """What the engine keeps for compaction out of a budget."""
-    return int(space_facts(native).get("reserve") or 0)
-
-
 def set_budget(native: _native.Volume, budget: int | None, full: str) -> None:
     """Tells the engine where writes have to wait or fail."""
     tell = getattr(native, "set_budget", None)
@@ -126,30 +125,28 @@ def set_budget(native: _native.Volume, budget: int | None, full: str) -> None:
         tell(budget, full)
 
 
-def compact(native: _native.Volume) -> tuple[int, int]:
-    """One round of compaction: bytes freed, bytes written. (0, 0): there is nothing to gain."""
-    work = getattr(native, "compact", None)
-    if work is None:
-        return 0, 0
-    done = work(0)
-    return int(done["freed"]), int(done["written"])
-
-
 def space_of(told: Mapping[str, Any], window: int, *, measured: bool) -> Space:
     """The figures as a plan sees them."""
-    used, hard = int(told["used"]), told.get("hard")
+    used, soft, hard = int(told["used"]), told.get("soft"), told.get("hard")
     disk_full = bool(told.get("disk_full"))
     if disk_full:
-        # The file system is the budget then, and what is used now is all that there is.
-        hard = used if hard is None else min(int(hard), used)
-    soft = told.get("soft") if not disk_full else int(hard or used) * 7 // 8
-    tight = bool(told.get("stalled")) or disk_full or (hard is not None and used >= int(hard))
+        # What the disk refused to go beyond is the bound then, and it leaves no room for a slow-down.
+        hard = used if hard is None else int(hard)
+        soft = hard * 7 // 8
+    near = hard is not None and soft is not None and used >= hard - (hard - soft) // 16
+    tight = bool(told.get("stalled")) or disk_full or near
     return Space(used, int(told.get("dead") or 0), window, soft, hard, tight, disk_full, measured)
 
 
 def condition(told: Mapping[str, Any], full: str) -> str:
-    """What writers feel: ok, slowing, stalled, or full (their writes fail)."""
+    """What writers feel: ok, slowing, stalled (they wait), or full (they fail)."""
     space = space_of(told, 0, measured=True)
-    if space.tight:
+    if told.get("stalled") or (space.hard is not None and space.used >= space.hard):
         return "full" if full == "fail" else "stalled"
     return "slowing" if space.soft is not None and space.used > space.soft else "ok"
+
+
+def compact(native: _native.Volume) -> tuple[int, int]:
+    """One cycle of compaction, of all that is worth it: bytes freed, bytes written."""
+    done = native.compact(EVERYTHING)
+    return done["freed"], done["written"]

@@ -39,11 +39,10 @@ class Keeper:
         self._volume = volume
         self._shortened = marks.condition(controls, "history-shortened", "history-whole")
         self._minimum_broken = marks.condition(controls, "minimum-broken", "minimum-holds")
-        self._full = marks.condition(controls, "journal-full", "journal-has-room")
         self._cut_stamp: int | None = None
         self._flushed: dict[int, bool] = {}
         self._planned: object = None
-        self._given: tuple[int, float] | None = None
+        self._given: tuple[tuple[object, ...], float] | None = None
         self._waiting: list[Event] = []
 
     @property
@@ -58,7 +57,6 @@ class Keeper:
         """Does what is due at the stamp `now`. What that was; None: nothing."""
         native = self._volume.native
         told = history.space_facts(native)
-        self._note_fullness(told, policy)
         self._tell()
         # Without the bytes of the window the shortage is overestimated: enough to see that there is none.
         space = history.space_of(told, 0, measured=self._is_measured(told))
@@ -77,7 +75,7 @@ class Keeper:
         self._planned = state
         if not made.changes(facts):
             return None
-        self._carry_out(made, facts, seen)
+        self._carry_out(made, facts, seen, told)
         return made
 
     def _facts(self, seen: history.NativeHistory, bookmarks: tuple[Mark, ...], space: Space) -> Facts:
@@ -94,7 +92,7 @@ class Keeper:
             cut_stamp=seen.horizon.stamp if self._cut_stamp is None else self._cut_stamp,
         )
 
-    def _carry_out(self, made: Plan, facts: Facts, seen: history.NativeHistory) -> None:
+    def _carry_out(self, made: Plan, facts: Facts, seen: history.NativeHistory, told: Mapping[str, Any]) -> None:
         native = self._volume.native
         for name in made.drop_marks:
             self._volume.remove_bookmark(name)
@@ -106,7 +104,7 @@ class Keeper:
         if made.cut_stamp is not None:
             self._cut_stamp = made.cut_stamp
         if made.gives_way:
-            self._given = (facts.space.dead, time.monotonic())
+            self._given = (_traces(told), time.monotonic())
         self._note(made.given_up)
 
     def _note(self, events: Iterable[Event]) -> None:
@@ -115,15 +113,6 @@ class Keeper:
         self._minimum_broken = (self._minimum_broken or "minimum-broken" in told) and "minimum-holds" not in told
         self._waiting = [*self._waiting, *events][-EVENTS_WAITING_MAX:]
         self._tell()
-
-    def _note_fullness(self, told: Mapping[str, Any], policy: Policy) -> None:
-        state = history.condition(told, policy.full)
-        full = state in ("stalled", "full")
-        if full != self._full:
-            self._full = full
-            details = {"condition": state, "used": told.get("used"), "hard": told.get("hard")}
-            reason = {"reason": "disk" if told.get("disk_full") else "budget"} if full else {}
-            self._note([Event("journal-full" if full else "journal-has-room", {**details, **reason})])
 
     def _tell(self) -> None:
         while self._waiting:
@@ -135,10 +124,15 @@ class Keeper:
             self._waiting.pop(0)
 
     def _is_measured(self, told: Mapping[str, Any]) -> bool:
+        """Whether compaction has looked since the last step: its estimate changed, or it wrote or freed something."""
         if self._given is None:
             return True
-        dead, since = self._given
-        if told.get("dead") == dead and time.monotonic() - since < MEASURE_SECONDS:
+        before, since = self._given
+        if _traces(told) == before and time.monotonic() - since < MEASURE_SECONDS:
             return False
         self._given = None
         return True
+
+
+def _traces(told: Mapping[str, Any]) -> tuple[object, ...]:
+    return told.get("dead"), told.get("compaction_bytes")

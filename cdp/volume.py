@@ -131,7 +131,7 @@ class OpenVolume:
         """Changes settings, durably, and keeps to them from now on. Invalid for what cannot be."""
         with self._marks_lock:
             wanted = policy.changed(self._policy[0], settings)
-            policy.check_budget(wanted, self.native.size, history.reserve_bytes(self.native))
+            policy.check_budget(wanted, self.native.size)
             lsn = self.native.append_control(policy.encode(wanted))
             self._policy = (wanted, self.native.instant_of_lsn(lsn).stamp)
             self.allow(self._allowance)

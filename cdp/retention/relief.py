@@ -78,8 +78,10 @@ def shortage(space: Space) -> int:
 
 
 def stuck(space: Space) -> bool:
-    """Whether writes wait and compaction alone cannot change that."""
-    return space.tight and space.hard is not None and space.used - space.dead >= space.hard - space.hard // 32
+    """Whether writes wait, or nearly, and compaction alone cannot change that."""
+    if not space.tight or space.hard is None:
+        return False
+    return space.used - space.dead >= space.hard - (space.hard - (space.soft or 0)) // 8
 
 
 def _older(facts: Facts, marks: tuple[Mark, ...], limit: Point, need: int) -> int | None:

@@ -139,7 +139,7 @@ impl Volume {
             writer.clock_epoch = first.clock_epoch;
             return Ok(());
         }
-        self.roll(writer, first)
+        self.roll(writer, first.lsn, first.clock_epoch)
     }
 
     /// The first write of this run: an epoch, its first segment and the spare, all durable before any of its LSNs is.
@@ -163,14 +163,14 @@ impl Volume {
         Ok(Writer::new(active, self.facts.nonce(), previous, first.clock_epoch))
     }
 
-    /// Ends the active segment and goes on in the spare one.
-    fn roll(&self, writer: &mut Writer, first: &Request) -> Result<()> {
+    /// Ends the active segment and goes on in the spare one, with `next_lsn` or a larger one.
+    pub(crate) fn roll(&self, writer: &mut Writer, next_lsn: u64, clock_epoch: u32) -> Result<()> {
         // At most one frozen segment: what is not sealed is in memory.
         if !self.index.frozen().is_empty() || self.spare.lock().is_none() {
             self.maintain()?;
         }
         if writer.has_news(self.durability.record()) {
-            self.append_empty(writer, first.lsn)?;
+            self.append_empty(writer, next_lsn)?;
         }
         writer.scrub()?;
         let ended = Ended::of(&*self.storage, writer)?;
@@ -179,8 +179,8 @@ impl Volume {
         };
         self.durability.leave(writer.segment.file.clone());
         self.index.files.put(next.id.0, next.file.clone());
-        self.index.rotate(next.id.0, first.lsn);
-        *writer = writer.go_on(next, first.clock_epoch);
+        self.index.rotate(next.id.0, next_lsn);
+        *writer = writer.go_on(next, clock_epoch);
         self.after_roll(ended);
         Ok(())
     }

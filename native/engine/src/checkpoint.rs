@@ -83,7 +83,8 @@ impl Volume {
         let (opened, _) = Checkpoint::open(&self.index.files, item)?;
         let mut manifest = self.manifest.lock();
         if manifest.content.state.clean {
-            // Closed meanwhile: the next writer removes the file.
+            // Closed meanwhile, or not written to yet: nothing may name the file.
+            let _ = self.storage.remove(&name);
             return Ok(());
         }
         let state = StateItem { next_checkpoint: item.id + 1, ..manifest.content.state };

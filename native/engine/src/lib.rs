@@ -13,6 +13,7 @@ pub mod compact;
 mod durable;
 pub mod error;
 mod faults;
+mod fork;
 pub mod full;
 pub mod gate;
 pub mod index;
@@ -42,6 +43,7 @@ pub mod volume;
 
 pub use changed::Change;
 pub use error::{Error, Kind, Result};
+pub use fork::Fork;
 pub use full::{Offer, Settled, Waiting};
 pub use gate::{Permit, Waiter};
 pub use instants::Instant;

@@ -76,7 +76,7 @@ impl Volume {
         self.make_spare()
     }
 
-    fn seal_ended(&self) -> Result<()> {
+    pub(crate) fn seal_ended(&self) -> Result<()> {
         let _one_at_a_time = self.maintenance.lock();
         loop {
             let ended = self.maintenance_wake.0.lock().ended.front().cloned();

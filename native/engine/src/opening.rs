@@ -183,7 +183,10 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
 /// Reads the open segments that the manifest names. A writer first makes durable what the cache has, and then reads what the disk has.
 fn recover_open(storage: &Arc<dyn Storage>, manifest: &Manifest, write: bool) -> Result<Recovery> {
     let content = &manifest.content;
-    let last_sealed = content.segments.values().filter(|s| s.sealed).map(|s| s.last_lsn.0).max().unwrap_or(0);
+    let facts = recover::Volume::new(content);
+    let sealed = content.segments.values().filter(|s| s.sealed).map(|s| s.last_lsn.0);
+    // What ancestors wrote may be gone, and is not missed.
+    let last_sealed = sealed.max().unwrap_or(0).max(facts.floor());
     let (mut open, mut missing) = (Vec::new(), Vec::new());
     for item in content.segments.values().filter(|s| !s.sealed) {
         let segment = match segment::open(&**storage, item.id, item.nonce, write) {
@@ -200,7 +203,6 @@ fn recover_open(storage: &Arc<dyn Storage>, manifest: &Manifest, write: bool) ->
         }
         open.push(segment);
     }
-    let facts = recover::Volume::new(content);
     let mut recovery = recover::recover(open, last_sealed, &facts)?;
     recovery.damage.extend(missing);
     Ok(recovery)

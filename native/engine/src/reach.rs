@@ -147,7 +147,7 @@ impl Volume {
         let durable = Lsn(self.durability.record());
         let lsn = wanted.min(durable).max(present.lsn);
         // Not every number is a record: one that was passed over counts as the record before it.
-        let lsn = self.record_at_or_before(lsn).max(present.lsn);
+        let lsn = self.record_at_or_before(lsn)?.max(present.lsn);
         self.point_of(lsn)
     }
 

@@ -50,7 +50,9 @@ impl Volume {
         }
         let mut page = vec![0u8; PAGE as usize];
         let got = file.read_at(&mut page, 0).map_err(io)?;
-        if let Err(what) = check_header(&page[..got], &self.id, item) {
+        let of = |writer: &[u8; 16]| check_header(&page[..got], writer, item);
+        let writer = self.facts.family().find(|writer| of(writer).is_ok()).unwrap_or(&self.id);
+        if let Err(what) = of(writer) {
             return Ok(Some(what));
         }
         let sealed = self.index.sealed();

@@ -231,6 +231,8 @@ impl Volume {
         let result = if self.read_only { Ok(()) } else { self.finish() };
         self.stop_maintenance();
         self.background.join();
+        // A cycle that somebody asked for ends, too, before the lock is let go.
+        drop(self.compaction.lock());
         // Nobody writes into the folder any more before the lock is let go.
         if let Some(thread) = self.maintenance_thread.lock().take() {
             let _ = thread.join();
@@ -280,9 +282,10 @@ impl Volume {
         self.index.lineage().branches().to_vec()
     }
 
-    /// Every control record, ascending.
+    /// Every control record of this timeline, ascending; those of ancestors are theirs.
     pub fn controls(&self) -> Vec<Control> {
-        self.controls.lock().clone()
+        let floor = self.facts.floor();
+        self.controls.lock().iter().filter(|control| control.lsn > floor).cloned().collect()
     }
 }
 

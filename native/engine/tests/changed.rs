@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use cdp_engine::storage::Disk;
@@ -17,6 +18,7 @@ struct Model {
     live: BTreeSet<u64>,
     /// (LSN, what its state is made of).
     instants: Vec<(Lsn, BTreeSet<u64>)>,
+    compacted: usize,
 }
 
 impl Model {
@@ -55,6 +57,24 @@ impl Model {
         let lsn = volume.rollback(to).unwrap();
         self.live = state.clone();
         self.instants.push((lsn, state));
+    }
+
+    /// Gives up instants below a new horizon, and lets compaction drop what nobody sees any more.
+    fn retain(&mut self, volume: &Volume) {
+        volume.flush().unwrap();
+        let horizon = self.any().0;
+        let mut points = Vec::new();
+        for (lsn, state) in std::mem::take(&mut self.instants) {
+            if lsn < volume.reachable().0.lsn.max(horizon) {
+                if self.random(3) > 0 {
+                    continue;
+                }
+                points.push(lsn);
+            }
+            self.instants.push((lsn, state));
+        }
+        volume.retain(horizon, &points).unwrap();
+        self.compacted += volume.compact(u64::MAX, &mut |_| Ok(())).unwrap().segments_in;
     }
 
     fn any(&mut self) -> (Lsn, BTreeSet<u64>) {
@@ -118,7 +138,8 @@ fn open(folder: &Path, maintenance: Maintenance) -> Arc<Volume> {
     Volume::open(Arc::new(Disk::new(folder).unwrap()), None, options(maintenance)).unwrap()
 }
 
-fn run(seed: u64, maintenance: Maintenance) {
+/// How many segments compaction rewrote.
+fn run(seed: u64, maintenance: Maintenance) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let disk = Arc::new(Disk::new(folder.path()).unwrap());
     Volume::create(disk.clone(), [7; 16], SIZE, Stamp(1)).unwrap();
@@ -133,6 +154,9 @@ fn run(seed: u64, maintenance: Maintenance) {
             if model.random(20) == 0 {
                 volume.tick().unwrap();
             }
+            if model.random(30) == 0 {
+                model.retain(&volume);
+            }
         }
         model.check(&volume);
         let looker = Volume::open_read_only(disk.clone(), None, options(Maintenance::Inline)).unwrap();
@@ -145,14 +169,13 @@ fn run(seed: u64, maintenance: Maintenance) {
         volume = open(folder.path(), maintenance);
         model.check(&volume);
     }
+    model.compacted
 }
 
 #[test]
 fn changes_are_those_of_the_records_on_one_path_alone() {
-    for seed in 1..=4 {
-        run(seed, Maintenance::Inline);
-    }
-    run(99, Maintenance::Thread);
+    let compacted: usize = (1..=6).map(|seed| run(seed, Maintenance::Inline)).sum();
+    assert!(compacted + run(99, Maintenance::Thread) > 20, "compaction had little to do: {compacted}");
 }
 
 /// A volume with a hot block in the middle, `segments` sealed segments, and what is not sealed.
@@ -210,4 +233,33 @@ fn an_instant_that_cannot_be_reached_is_refused() {
     volume.revoke(Lsn(20));
     assert!(volume.live().changed(&held, 0, SIZE, 1).is_err(), "an instant that was taken away");
     assert!(volume.changed(Lsn(50), None, 0, SIZE + 1, 1).is_err(), "beyond the end");
+}
+
+#[test]
+fn answers_stay_while_compaction_takes_the_files_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = hot(folder.path(), 400);
+    let (since, view) = (volume.view(Lsn(100)).unwrap(), volume.view(Lsn(300)).unwrap());
+    let expected = view.changed(&since, 0, SIZE, usize::MAX).unwrap();
+    assert_eq!(expected.len(), 3);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..40u64 {
+                for n in 0..60 {
+                    let lsn = volume.write(SIZE / 4 + (n + round) % 5 * 8192, &[round as u8; 4096]).unwrap();
+                    volume.commit(lsn).unwrap();
+                }
+                volume.flush().unwrap();
+                volume.retain(volume.latest().0, &[]).unwrap();
+                assert!(volume.compact(u64::MAX, &mut |_| Ok(())).unwrap().segments_in > 0);
+            }
+            over.store(true, Ordering::Release);
+        });
+        while !over.load(Ordering::Acquire) {
+            assert_eq!(view.changed(&since, 0, SIZE, usize::MAX).unwrap(), expected);
+            let live = volume.live().changed(&since, 0, SIZE, usize::MAX).unwrap();
+            assert_eq!(live[live.len() - 3..], expected, "what was written elsewhere comes before");
+        }
+    });
 }

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use cdp_engine::{Extent, Result, Zeroing};
+use cdp_engine::{Change, Extent, Result, View, Zeroing};
 
 use crate::desk::Desk;
 use crate::memory::Hold;
@@ -14,7 +14,7 @@ use crate::reply::{errno_of, To};
 use crate::request::{judge_selection, Command};
 use crate::session::Context;
 use crate::turn::Turn;
-use crate::wire::{STATE_HOLE, STATE_ZERO};
+use crate::wire::{STATE_CHANGED, STATE_HOLE, STATE_ZERO};
 
 /// Extents in one BLOCK_STATUS chunk at most; the specification lets a server say less than it was asked.
 const EXTENTS_MAX: usize = 2048;
@@ -126,8 +126,9 @@ impl Turn<'_> {
         let agreement = &self.session.agreement;
         for (index, &position) in contexts.iter().enumerate() {
             let last = index + 1 == contexts.len();
-            let extents = match agreement.contexts[position] {
+            let extents = match &agreement.contexts[position] {
                 Context::Allocation => self.allocation(offset, length, most),
+                Context::ChangedSince(since) => self.changed(since, offset, length, most),
             };
             let bytes = match extents {
                 Ok(extents) => agreement.voice.status(to, agreement.ids[position], &extents, last),
@@ -150,5 +151,46 @@ impl Turn<'_> {
             }
         };
         Ok(extents.iter().map(|extent| (extent.bytes, status(extent))).collect())
+    }
+
+    fn changed(&self, since: &View, offset: u64, length: u64, most: usize) -> Result<Vec<(u64, u32)>> {
+        // With what did not change before each of them these are at most `most`, or there is one and it comes first.
+        let sought = (most / 2).max(1);
+        let changes = self.session.view.changed(since, offset, length, sought)?;
+        let end = if changes.len() < sought { offset + length } else { offset };
+        Ok(descriptors(&changes, offset, end, most))
+    }
+}
+
+/// What changed, and between it what did not, from `offset` on: as far as the last change, and at least to `end`.
+fn descriptors(changes: &[Change], offset: u64, end: u64, most: usize) -> Vec<(u64, u32)> {
+    let mut told = Vec::with_capacity(2 * changes.len() + 1);
+    let mut at = offset;
+    for change in changes {
+        if change.offset > at {
+            told.push((change.offset - at, 0));
+        }
+        told.push((change.bytes, STATE_CHANGED));
+        at = change.offset + change.bytes;
+    }
+    if end > at {
+        told.push((end - at, 0));
+    }
+    told.truncate(most);
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_between_changes_did_not_change() {
+        let change = |offset, bytes| Change { offset, bytes };
+        assert_eq!(descriptors(&[], 512, 4096, 9), [(3584, 0)]);
+        assert_eq!(descriptors(&[change(512, 512)], 512, 4096, 9), [(512, 1), (3072, 0)]);
+        let two = [change(1024, 512), change(4096, 1024)];
+        assert_eq!(descriptors(&two, 512, 512, 9), [(512, 0), (512, 1), (2560, 0), (1024, 1)], "and not further");
+        assert_eq!(descriptors(&two[1..], 512, 8192, 1), [(3584, 0)]);
     }
 }

@@ -39,13 +39,15 @@ pub enum Export {
 }
 
 /// What negotiation settled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Mode {
     /// Structured replies; implied by `extended`.
     pub structured: bool,
     pub extended: bool,
-    /// Id and name of each metadata context: `base:allocation`.
+    /// Id and name of each metadata context that needs no more: `base:allocation`.
     pub contexts: Vec<(u32, String)>,
+    /// Id of each context that tells what changed since an instant, and the instant.
+    pub since: Vec<(u32, View)>,
 }
 
 /// Bounds of a server; see docs/nbd.md, "Bounds".

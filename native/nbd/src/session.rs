@@ -21,10 +21,11 @@ use crate::{Export, Mode};
 
 pub(crate) type OnEnd = Box<dyn FnOnce(u64, &str) + Send>;
 
-/// A kind of metadata; later issues add others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A kind of metadata.
 pub(crate) enum Context {
     Allocation,
+    /// What was written since this instant: `x-cdp:changed-since:`.
+    ChangedSince(View),
 }
 
 /// What was agreed on and does not change.
@@ -43,13 +44,21 @@ impl Agreement {
             if name != "base:allocation" {
                 return Err(Error::invalid(format!("metadata context {name} is not known")));
             }
-            if agreement.ids.contains(&id) {
-                return Err(Error::invalid(format!("metadata context number {id} is used twice")));
-            }
-            agreement.ids.push(id);
-            agreement.contexts.push(Context::Allocation);
+            agreement.add(id, Context::Allocation)?;
+        }
+        for (id, view) in mode.since {
+            agreement.add(id, Context::ChangedSince(view))?;
         }
         Ok(agreement)
+    }
+
+    fn add(&mut self, id: u32, context: Context) -> Result<()> {
+        if self.ids.contains(&id) {
+            return Err(Error::invalid(format!("metadata context number {id} is used twice")));
+        }
+        self.ids.push(id);
+        self.contexts.push(context);
+        Ok(())
     }
 
     pub(crate) fn terms(&self) -> Terms {

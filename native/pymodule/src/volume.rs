@@ -1,11 +1,11 @@
 //! Volumes and instants.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cdp_engine::storage::Disk;
 use cdp_engine::timeline::Interval;
-use cdp_engine::{Error, FullPolicy, Instant, Lsn, Options, Stamp, Volume, Zeroing};
+use cdp_engine::{Error, Fork, FullPolicy, Instant, Lsn, Options, Stamp, Volume, Zeroing};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -61,6 +61,7 @@ impl PyInstant {
 #[pyclass(name = "Volume", module = "cdp._native", frozen)]
 pub struct PyVolume {
     pub volume: Arc<Volume>,
+    folder: PathBuf,
 }
 
 #[pymethods]
@@ -89,7 +90,7 @@ impl PyVolume {
                 Volume::open(disk, origin, options)
             }
         });
-        Ok(PyVolume { volume: opened.map_err(raise)? })
+        Ok(PyVolume { volume: opened.map_err(raise)?, folder: folder.into() })
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
@@ -210,6 +211,20 @@ impl PyVolume {
 
     fn rollback(&self, py: Python<'_>, to_lsn: u64) -> PyResult<u64> {
         py.detach(|| self.volume.rollback(Lsn(to_lsn))).map(|lsn| lsn.0).map_err(raise)
+    }
+
+    fn last_rollback(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        py.detach(|| self.volume.last_rollback()).map(|(lsn, before)| (lsn.0, before.0)).map_err(raise)
+    }
+
+    fn fork(&self, py: Python<'_>, base: u64, folder: &str, new_id: &[u8], created: u64) -> PyResult<()> {
+        let id = <[u8; 16]>::try_from(new_id).map_err(|_| raise(Error::invalid("a volume's id has 16 bytes")))?;
+        let link = |name: &str| std::fs::hard_link(self.folder.join(name), Path::new(folder).join(name));
+        let fork = || {
+            let fork = Fork { id, created: Stamp(created), target: disk(folder)?, link: &link };
+            self.volume.fork(Lsn(base), &fork)
+        };
+        py.detach(fork).map_err(raise)
     }
 
     fn branches(&self) -> Vec<(u64, u64)> {

@@ -465,7 +465,11 @@ impl Manifest {
             ..StateItem::default()
         };
         let horizon = PointItem { stamp: created, ..PointItem::default() };
-        let content = Content { id, size, created, generation: 0, state, horizon, ..Content::default() };
+        Manifest::lay(storage, Content { id, size, created, state, horizon, ..Content::default() })
+    }
+
+    /// Lays both copies of a new volume; durable, with the names of all files in its folder.
+    pub fn lay(storage: Arc<dyn Storage>, content: Content) -> Result<Manifest> {
         let mut manifest = Manifest { storage, content, copies: None, loaded_bytes: 0, gate: None };
         manifest.rewrite()?;
         Ok(manifest)
@@ -523,7 +527,11 @@ impl Manifest {
             Some(copies) if copies.iter().all(|c| c.bytes < EDITS_MAX + 2 * c.snapshot_bytes) => {
                 match append(copies, &frame) {
                     // Nothing may be appended behind the torn frame in copy 0; both are written anew, now or by the next commit.
-                    Err(CommitError::NotDone(_)) => self.rewrite_copies(),
+                    Err(CommitError::NotDone(e)) => match self.rewrite_copies() {
+                        // Unless the disk had no room for all of the frame, it may be whole.
+                        Err(CommitError::NotDone(_)) if e.kind != Kind::NoSpace => Err(CommitError::Unknown(e)),
+                        other => other,
+                    },
                     Err(CommitError::Half(_)) => {
                         self.copies = None;
                         Ok(())
