@@ -181,6 +181,10 @@ class VolumeWriter:
         found = [(segment.id, entry) for segment in segments for entry in segment.entries(last_lsn)]
         return sorted(found, key=lambda row: row[1].lsn)
 
+    def exists(self, lsn: int) -> bool:
+        """Whether an LSN is of this timeline."""
+        return True
+
     def checkpoint(self, extents: list[tuple[int, int, int, int]], lsn: int) -> None:
         """Writes a checkpoint of one version: extents (start, sectors, LSN of the entry, start of the entry), in order."""
         self._checkpoints += 1
@@ -239,7 +243,7 @@ def checkpoint_file(
         out = section(out, b"FENC", b"".join(fence for _, fence in blocks), raw_nonce)
         rows += struct.pack("<QQIIQQ", shard, blocks_offset, narrow, len(blocks) - narrow, sections_offset, len(items))
     sections_offset = round_up(len(out), 8)
-    entries = [e for _, e in volume.entries(lsn)]
+    entries = [e for _, e in volume.entries(lsn) if volume.exists(e.lsn)]
     out = section(out, b"SHRD", rows, raw_nonce)
     out = section(out, b"CTRL", controls_body(control_rows(entries)), raw_nonce)
     return close_index(out, b"CDPCKPT1", raw_nonce, Trailer(index_offset=sections_offset, sections=2, first_lsn=lsn))

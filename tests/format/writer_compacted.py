@@ -27,13 +27,9 @@ ACTIVITY = 8
 
 @dataclass
 class CompactedWriter:
-    """A compacted segment in memory.
-
-    `volume` is the id in its header, `payload_nonce` that of the timeline that wrote its records.
-    """
+    """A compacted segment in memory. `volume` is the id of the timeline that wrote its records."""
 
     volume: bytes
-    payload_nonce: bytes
     id: int
     nonce: int
     epoch: int
@@ -58,7 +54,7 @@ class CompactedWriter:
         self.data += file_header(b"CDPSEG01", self.volume, self.id, self.nonce, self.epoch, self.created, version=2)
         last_lsn, last_stamp = items[-1]["last_lsn"], items[-1]["last_stamp"]
         rows = b"".join(struct.pack("<QQQQQ", minute, *row) for minute, row in sorted(self.minutes.items()))
-        payload = struct.pack("<I", crc(rows, self.payload_nonce, u64(last_lsn), u64(0))) + rows
+        payload = struct.pack("<I", crc(rows, self.volume[:8], u64(last_lsn), u64(0))) + rows
         activity = Placed(last_lsn, last_stamp, ACTIVITY, 0, 0, 0, len(payload), payload)
         entries = [_lost(e) if e.kind == DATA and (e.lsn, e.start) in damaged else e for e in kept]
         before = 0

@@ -111,11 +111,12 @@ class HistoryWriter(VolumeWriter):
         last = sources[-1].sealed
         assert last is not None
         assert last["last_lsn"] <= self.horizon
+        assert len({self.writer(_first_lsn(source)) for source in sources}) == 1, "one id in its header"
         kept = [e for s in sources for e in s.entries(last["last_lsn"]) if _stays(e, visible)]
         self._segments += 1
         number, nonce = self._segments, 0x3333333333 + self._segments
         made = CompactedWriter(
-            bytes.fromhex(self.id), self.payload_nonce(last["last_lsn"]), number, nonce, self.epoch, self.created,
+            bytes.fromhex(self.writer(last["last_lsn"])), number, nonce, self.epoch, self.created,
             sources[0].clock_epoch,
         )  # fmt: skip
         made.write(sources, kept, damaged, records_a_batch)
@@ -127,20 +128,15 @@ class HistoryWriter(VolumeWriter):
         self.segments = [segment for segment in self.segments if segment not in sources]
         self.compacted = [segment for segment in self.compacted if segment not in sources] + [made]
 
-    def may_compact(self, segment: SegmentWriter | CompactedWriter) -> bool:
-        """Whether all its records were written by one timeline: the volume that its new header names."""
-        ends = segment.sealed or {"first_lsn": 0, "last_lsn": 0}
-        return self.payload_nonce(ends["first_lsn"]) == self.payload_nonce(ends["last_lsn"])
-
     def drop(self, number: int) -> None:
         """Drops a sealed segment in which nothing can be reached any more."""
         self.frame(2, struct.pack("<B3xI88x", 2, number))
         del self.files[f"segment-{number:08x}"]
         self.segments = [segment for segment in self.segments if segment.id != number]
 
-    def payload_nonce(self, lsn: int) -> bytes:
-        """The volume nonce of the timeline that wrote a record."""
-        return bytes.fromhex([*(name for _, floor, name in self.ancestors if lsn <= floor), self.id][0])[:8]
+    def writer(self, lsn: int) -> str:
+        """The id of the timeline that wrote a record."""
+        return [*(name for _, floor, name in self.ancestors if lsn <= floor), self.id][0]
 
     def run(self, level: int, first_lsn: int, last_lsn: int) -> None:
         """Writes a run of what the segments hold now, from `first_lsn` to `last_lsn`."""
