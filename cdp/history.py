@@ -1,7 +1,7 @@
 """What retention asks of the engine, and what it tells it: the one place that knows `_native.Volume` by these calls.
 
 Invariants:
-- Only what is durable counts: the horizon may lie on no other record, and an instant that a crash takes back is none to keep.
+- Only what no crash can take back is looked up: the horizon may lie on no other record.
 - Nothing here decides: facts come out (cdp/retention/state.py), a plan goes in.
 """
 
@@ -24,16 +24,16 @@ EVERYTHING = 1 << 62
 
 
 class NativeHistory:
-    """A volume's durable history (`cdp.retention.state.History`), as it was when this was made."""
+    """A volume's settled history (`cdp.retention.state.History`), as it was when this was made."""
 
     def __init__(self, native: _native.Volume) -> None:
         self._native = native
-        durable = native.status()["durable_lsn"]
-        self._top = min(durable if isinstance(durable, int) else 0, native.latest().lsn)
         reach = native.reach()
+        newest = native.latest()
+        self.latest = Point(newest.lsn, newest.stamp)
+        self._top = min(int(reach["settled"]), newest.lsn)
         self._points = [(int(lsn), int(stamp)) for lsn, stamp, _ in reach["points"]]
         self.horizon = Point(int(reach["horizon"]), int(reach["horizon_stamp"]))
-        self.latest = self._newest_below(self._top + 1) or self.horizon
         self.flushed: set[int] = set()
         """What `flushes` answered so far."""
 
@@ -108,21 +108,6 @@ def marks_of(bookmarks: Iterable[BookmarkFacts]) -> tuple[Mark, ...]:
 def pins_of(native: _native.Volume) -> tuple[Pin, ...]:
     """Who reads an instant now. Restores read through views."""
     return tuple(Pin(lsn, "view") for lsn, _ in native.pins())
-
-
-def space_facts(native: _native.Volume) -> dict[str, Any]:
-    """The engine's own figures (`_native.Volume.space`)."""
-    ask = getattr(native, "space", None)
-    if ask is None:
-        return {"used": native.status()["journal_bytes"]}
-    return dict(ask())
-
-
-def set_budget(native: _native.Volume, budget: int | None, full: str) -> None:
-    """Tells the engine where writes have to wait or fail."""
-    tell = getattr(native, "set_budget", None)
-    if tell is not None:
-        tell(budget, full)
 
 
 def space_of(told: Mapping[str, Any], window: int, *, measured: bool) -> Space:

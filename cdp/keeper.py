@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from cdp.volume import OpenVolume
 
 MEASURE_SECONDS = 10.0
-"""How long to wait for a new estimate of what is dead, after something was given up. It comes with compaction's next look; under
-pressure that is at once."""
+"""How long to wait for compaction's next look after something was given up, at most. Under pressure it looks at once."""
 
 EVENTS_WAITING_MAX = 64
 """Events that could not be appended yet; older ones are let go."""
@@ -42,7 +41,7 @@ class Keeper:
         self._cut_stamp: int | None = None
         self._flushed: dict[int, bool] = {}
         self._planned: object = None
-        self._given: tuple[tuple[object, ...], float] | None = None
+        self._given: tuple[int, int, float] | None = None
         self._waiting: list[Event] = []
 
     @property
@@ -56,7 +55,7 @@ class Keeper:
     def round(self, policy: Policy, now: int, *, force: bool = False) -> Plan | None:
         """Does what is due at the stamp `now`. What that was; None: nothing."""
         native = self._volume.native
-        told = history.space_facts(native)
+        told = native.space()
         self._tell()
         # Without the bytes of the window the shortage is overestimated: enough to see that there is none.
         space = history.space_of(told, 0, measured=self._is_measured(told))
@@ -75,7 +74,7 @@ class Keeper:
         self._planned = state
         if not made.changes(facts):
             return None
-        self._carry_out(made, facts, seen, told)
+        self._carry_out(made, facts, seen)
         return made
 
     def _facts(self, seen: history.NativeHistory, bookmarks: tuple[Mark, ...], space: Space) -> Facts:
@@ -92,7 +91,7 @@ class Keeper:
             cut_stamp=seen.horizon.stamp if self._cut_stamp is None else self._cut_stamp,
         )
 
-    def _carry_out(self, made: Plan, facts: Facts, seen: history.NativeHistory, told: Mapping[str, Any]) -> None:
+    def _carry_out(self, made: Plan, facts: Facts, seen: history.NativeHistory) -> None:
         native = self._volume.native
         for name in made.drop_marks:
             self._volume.remove_bookmark(name)
@@ -104,7 +103,8 @@ class Keeper:
         if made.cut_stamp is not None:
             self._cut_stamp = made.cut_stamp
         if made.gives_way:
-            self._given = (_traces(told), time.monotonic())
+            reach = native.reach()
+            self._given = (int(reach["horizon"]), len(reach["points"]), time.monotonic())
         self._note(made.given_up)
 
     def _note(self, events: Iterable[Event]) -> None:
@@ -124,15 +124,13 @@ class Keeper:
             self._waiting.pop(0)
 
     def _is_measured(self, told: Mapping[str, Any]) -> bool:
-        """Whether compaction has looked since the last step: its estimate changed, or it wrote or freed something."""
+        """Whether compaction has looked since the last step."""
         if self._given is None:
             return True
-        before, since = self._given
-        if _traces(told) == before and time.monotonic() - since < MEASURE_SECONDS:
+        horizon, points, since = self._given
+        looked, counted = told["looked_at"]
+        # Of points only the number is told: one step takes some away, and nothing but time adds any.
+        if (looked, -counted) < (horizon, -points) and time.monotonic() - since < MEASURE_SECONDS:
             return False
         self._given = None
         return True
-
-
-def _traces(told: Mapping[str, Any]) -> tuple[object, ...]:
-    return told.get("dead"), told.get("compaction_bytes")

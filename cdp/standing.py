@@ -43,7 +43,7 @@ def retention_facts(opened: OpenVolume, volume: VolumeFacts) -> RetentionFacts:
     """The policy of an open volume, and what it means now."""
     native = opened.native
     policy, set_stamp = opened.policy()
-    told = history.space_facts(native)
+    told = native.space()
     reach = native.reach()
     oldest, latest = native.oldest(), native.latest()
     controls = native.controls()
@@ -66,7 +66,7 @@ def retention_facts(opened: OpenVolume, volume: VolumeFacts) -> RetentionFacts:
 def compacted(opened: OpenVolume, volume: VolumeFacts) -> CompactFacts:
     """Keeps a volume to its policy once, and frees what nobody can reach, until a round gains nothing."""
     native = opened.native
-    before = int(history.space_facts(native)["used"])
+    before = int(native.space()["used"])
     opened.keep(force=True)
     rounds = written = 0
     while rounds < ROUNDS_MAX:
@@ -75,7 +75,7 @@ def compacted(opened: OpenVolume, volume: VolumeFacts) -> CompactFacts:
         if gained <= 0:
             break
     reach = native.reach()
-    after = int(history.space_facts(native)["used"])
+    after = int(native.space()["used"])
     return CompactFacts(
         volume=volume,
         horizon=instant_facts(native.instant_of_lsn(reach["horizon"])),

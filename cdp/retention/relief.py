@@ -62,7 +62,8 @@ def relieve(policy: Policy, facts: Facts, marks: tuple[Mark, ...], now: int) -> 
 def _escalate(facts: Facts, marks: tuple[Mark, ...], need: int) -> Relief:
     if pinned := [pin.lsn for pin in facts.pins if pin.closable and pin.lsn < facts.horizon.lsn]:
         return Relief(close_view=min(pinned))
-    if (floor := _older(facts, marks, facts.latest, need)) is not None:
+    newest = facts.history.last(facts.latest.stamp)
+    if newest is not None and (floor := _older(facts, marks, newest, need)) is not None:
         return Relief(floor=floor, breaks_minimum=True)
     loose = [mark for mark in marks if not mark.held and mark.lsn < facts.horizon.lsn]
     return Relief(drop=min(loose, key=lambda mark: (mark.lsn, mark.name))) if loose else NOTHING

@@ -8,7 +8,6 @@ mod choose;
 mod rewrite;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering::Relaxed;
 
 use crate::compact::choose::{choose, Candidate};
 use crate::error::Result;
@@ -52,12 +51,13 @@ impl Volume {
         let _one_at_a_time = self.compaction.lock();
         self.check_writable()?;
         let sealed = self.index.sealed();
-        let (horizon, branches) = self.stops(&sealed);
+        let (horizon, points, branches) = self.stops(&sealed);
         // Recovery of open segments begins at the newest sealed one.
         let last = sealed.len().saturating_sub(1);
         let eligible: HashSet<u32> =
             sealed[..last].iter().filter(|s| s.item.last_lsn.0 <= horizon).map(|s| s.item.id.0).collect();
         if eligible.is_empty() {
+            self.gate.meter.looked(0, horizon, points);
             return Ok(Compacted::default());
         }
         let entries: u64 =
@@ -87,16 +87,16 @@ impl Volume {
                 done.dead = done.dead.saturating_sub(part.freed);
             }
         }
-        self.gate.meter.dead.store(done.dead, Relaxed);
+        self.gate.meter.looked(done.dead, horizon, points);
         Ok(done)
     }
 
-    /// The horizon, and where the walk has to look.
-    fn stops(&self, sealed: &SealedSet) -> (u64, Vec<Branch>) {
+    /// The horizon, the number of points, and where the walk has to look.
+    fn stops(&self, sealed: &SealedSet) -> (u64, usize, Vec<Branch>) {
         let (horizon, points) = self.reachable();
         let points: Vec<u64> = points.iter().map(|p| p.lsn.0).collect();
         let newest = sealed.last().map_or(0, |s| s.item.last_lsn.0);
-        (horizon.lsn.0, branches(&self.index.lineage(), horizon.lsn.0, &points, newest))
+        (horizon.lsn.0, points.len(), branches(&self.index.lineage(), horizon.lsn.0, &points, newest))
     }
 
     /// What stays of each segment that has records at or below the horizon; with names where `named`.

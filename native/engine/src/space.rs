@@ -44,6 +44,8 @@ pub struct Space {
     pub shared: u64,
     /// What no instant needs, by the last look of compaction.
     pub dead: u64,
+    /// The horizon and the number of points that it went by.
+    pub looked_at: (u64, usize),
     /// Kept free for compaction, control records and rollbacks: of the budget, and on the disk.
     pub reserve: u64,
     pub reserve_file: u64,
@@ -108,6 +110,11 @@ impl Marks {
         Marks { soft: hard / 8 * 7, hard, reserve, segment_bytes }
     }
 
+    /// How far above the soft mark: 1 at the hard one.
+    fn debt(&self, used: u64) -> f64 {
+        used.saturating_sub(self.soft) as f64 / (self.hard - self.soft).max(1) as f64
+    }
+
     /// Pure: may `bytes` more be written when `used` are used?
     pub fn judge(&self, used: u64, bytes: u64, class: Class) -> Verdict {
         if self.hard == NONE {
@@ -125,7 +132,7 @@ impl Marks {
         if used <= self.soft {
             return Verdict::Go;
         }
-        let debt = (used - self.soft) as f64 / (self.hard - self.soft) as f64;
+        let debt = self.debt(used);
         let seconds = bytes as f64 / RATE_HALFWAY * debt / (1.0 - debt).max(1e-6);
         Verdict::Slow(Duration::from_secs_f64(seconds.min(DELAY_MAX)))
     }
@@ -196,7 +203,8 @@ pub struct Meter {
     policy: AtomicU8,
     /// Bytes used from which the reserve file has not the right size any more.
     pub reserve_due: AtomicU64,
-    pub dead: AtomicU64,
+    /// What no instant needs; the horizon and the number of points that say so.
+    look: Mutex<(u64, u64, usize)>,
     foreground: AtomicU64,
     compaction: AtomicU64,
     index_written: AtomicU64,
@@ -214,7 +222,7 @@ impl Meter {
             full_at: AtomicU64::new(NONE),
             policy: AtomicU8::new(policy as u8),
             reserve_due: AtomicU64::new(0),
-            dead: AtomicU64::new(0),
+            look: Mutex::default(),
             foreground: AtomicU64::new(0),
             compaction: AtomicU64::new(0),
             index_written: AtomicU64::new(0),
@@ -334,10 +342,40 @@ impl Meter {
         self.marks.lock().1.judge(self.committed_bytes(), bytes, class)
     }
 
+    /// Bytes that compaction has to free; 0 where there is room. It begins before writes are slowed down.
+    pub fn room_needed(&self) -> u64 {
+        let marks = self.marks.lock().1;
+        if self.is_disk_full() {
+            return RESERVE_SEGMENTS * marks.segment_bytes;
+        }
+        if marks.hard == NONE {
+            return 0;
+        }
+        self.used().saturating_sub(marks.soft - (marks.hard - marks.soft) / 2)
+    }
+
+    /// How far writes are from waiting: 0 up to the soft mark, 1 at the hard one.
+    pub fn debt(&self) -> f64 {
+        let marks = self.marks.lock().1;
+        if self.is_disk_full() {
+            return 1.0;
+        }
+        if marks.hard == NONE {
+            return 0.0;
+        }
+        marks.debt(self.committed_bytes()).clamp(0.0, 1.0)
+    }
+
+    /// Compaction has looked, by this horizon and so many points.
+    pub fn looked(&self, dead: u64, horizon: u64, points: usize) {
+        *self.look.lock() = (dead, horizon, points);
+    }
+
     pub fn space(&self) -> Space {
         let (budget, marks) = *self.marks.lock();
         let full_at = self.full_at.load(Relaxed);
         let bound = |mark: u64| Some(mark.min(full_at)).filter(|&mark| mark != NONE);
+        let look = *self.look.lock();
         let tally = self.tally.lock();
         let footers_apart = tally.segments + tally.open_bytes();
         Space {
@@ -349,7 +387,8 @@ impl Meter {
             index_bytes: tally.index,
             manifest_bytes: tally.manifest,
             shared: tally.shared,
-            dead: self.dead.load(Relaxed),
+            dead: look.0,
+            looked_at: (look.1, look.2),
             reserve: marks.reserve,
             reserve_file: tally.reserve_file,
             foreground_bytes: self.foreground.load(Relaxed),
