@@ -50,6 +50,8 @@ class Modelled:
                 if part.kind == ROLLBACK:
                     state[:] = self.states[part.start]
                 apply(state, part)
+                if part.fields and part.fields.get("type") == "resize":
+                    state = bytearray(state.ljust(int(str(part.fields["size"])), b"\0"))
             self.states[lsn] = bytes(state)
             self.stamps[lsn] = record.stamp
         self.volume.append(list(records), sync=sync, flush=flush, fresh=fresh)
@@ -137,8 +139,8 @@ def small_volume() -> Modelled:
 
 
 def branched_volume() -> Branching:
-    """What version 2 added, in one volume: a rollback, its undo, a horizon in the middle of it, points, a compacted segment
-    and one that was dropped whole, runs and checkpoints from before and after; stopped cleanly.
+    """What version 2 added, in one volume: a rollback, its undo, a horizon in the middle of it, points, a compacted segment,
+    runs and checkpoints from before and after; stopped cleanly.
     """
     noise = random.Random(2)
     made = Branching(HistoryWriter(size=64 * SECTOR))

@@ -119,7 +119,7 @@ def clean(folder: Path) -> None:
     native.close()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(seed=SEEDS, steps=st.integers(0, 25), stop=st.booleans())
 def test_every_instant_reads_as_the_model(seed: int, steps: int, stop: bool) -> None:
     draw = random.Random(seed)
@@ -133,7 +133,7 @@ def test_every_instant_reads_as_the_model(seed: int, steps: int, stop: bool) -> 
         clean(folder)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(seed=SEEDS, steps=st.integers(1, 15), more=st.integers(0, 12))
 def test_a_clone_and_its_clone_read_as_their_models(seed: int, steps: int, more: int) -> None:
     draw = random.Random(seed)

@@ -108,7 +108,7 @@ class Driven:
             same_times(native, ours.history)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(seed=SEEDS, steps=st.integers(1, 80))
 def test_the_reader_reads_a_branched_and_thinned_volume(seed: int, steps: int) -> None:
     draw = random.Random(seed)
@@ -118,7 +118,7 @@ def test_the_reader_reads_a_branched_and_thinned_volume(seed: int, steps: int) -
         driven.both_read()
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(seed=SEEDS, steps=st.integers(1, 40), more=st.integers(0, 40), parent=st.sampled_from(["goes on", "goes away"]))
 def test_the_reader_reads_clones(seed: int, steps: int, more: int, parent: str) -> None:
     draw = random.Random(seed)
