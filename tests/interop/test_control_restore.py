@@ -178,7 +178,7 @@ def test_an_interrupt_ends_a_restore_to_a_server_that_stalls(before: bytes, stor
     os.mkfifo(began)
     os.mkfifo(gate)
     stall = (f"get_size=echo {SIZE}", "thread_model=echo serialize_requests", f"pwrite=echo > {began}; cat {gate}")
-    with nbdkit("eval", *stall, "pread=true") as uri:
+    with nbdkit("eval", *stall, "pread=dd if=/dev/zero count=$3 iflag=count_bytes") as uri:
         words = ("restore", "disk", "--at", "bookmark:good", "--to", uri, "--store", str(store))
         restoring = subprocess.Popen([*CDP, *words], env=environment(), stderr=subprocess.PIPE, text=True)
         try:
