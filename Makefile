@@ -69,6 +69,7 @@ test-libnbd: native
 # Optimized, but with the assertions that a release build leaves out.
 test-long: native
 	CDP_SIM_LONG=20 CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test $(MANIFEST) -p cdp-sim --quiet
+	CDP_HISTORY_WRITES=10000000 CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test $(MANIFEST) -p cdp-bench --quiet
 	$(PYTHON) -m pytest -m long $(PYTEST_ARGS)
 
 bench: native

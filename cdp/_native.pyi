@@ -77,8 +77,8 @@ class Volume:
 
     def timeline(
         self, since_lsn: int, until_lsn: int, length: int
-    ) -> list[tuple[int, int, int, int, int, int | None, int, int | None]]:
-        """By intervals of `length` nanoseconds (stamp of its begin, data records, zero and trim records, raw bytes, stored bytes, distinct bytes or None
+    ) -> tuple[int, list[tuple[int, int, int, int, int, int | None, int, int | None]]]:
+        """The length of an interval in nanoseconds (a minute at least where some of the time was compacted), and by interval (stamp of its begin, data records, zero and trim records, raw bytes, stored bytes, distinct bytes or None
         where there are too many entries to tell, flush points, LSN of the last one), of the records after `since_lsn` up to `until_lsn`, ascending. Silent ones are left out.
         Invalid if that makes too many."""
 
@@ -89,6 +89,13 @@ class Volume:
     def rollback(self, to_lsn: int) -> int:
         """The live volume becomes what it was at `to_lsn`; durable. The LSN of the rollback. NotFound if that instant cannot be reached."""
 
+    def last_rollback(self) -> tuple[int, int]:
+        """(LSN of the newest rollback of this timeline, LSN of the record before it: where an undo goes back to). NotFound if there was none."""
+
+    def fork(self, base: int, folder: str, new_id: bytes, created: int) -> None:
+        """Lays a clone of the instant `base` into an empty folder of the same file system: hard links and a manifest, durable. NotFound if it cannot be reached;
+        Invalid if the volume is open for looking only and was not closed cleanly."""
+
     def branches(self) -> list[tuple[int, int]]:
         """(LSN, LSN gone back to) of every rollback, and of the branch that a clone begins with; ascending."""
 
@@ -96,7 +103,7 @@ class Volume:
         """From now on the instants are: every record from the horizon on, the points below it, and what is held. One durable commit. The horizon never goes back, and not above what is durable."""
 
     def reach(self) -> dict[str, Any]:
-        """horizon (LSN), horizon_stamp, points: [(LSN, stamp, clock epoch)] ascending."""
+        """horizon (LSN), horizon_stamp, settled (the LSN above which no horizon can lie yet), points: [(LSN, stamp, clock epoch)] ascending."""
 
     def compact(self, max_bytes: int = 0) -> dict[str, int]:
         """One cycle of compaction: rewrites the segments below the horizon that give back most until `max_bytes` are free; with 0, those that are at least half dead.
@@ -108,11 +115,29 @@ class Volume:
     def close_views(self, lsn: int) -> int:
         """Takes an instant away from who holds it: their reads fail (Io) from now on. How many there were."""
 
+    def space(self) -> dict[str, Any]:
+        """What the volume is charged and what holds writes back, in bytes: used (of a clone: what only it holds), budget, soft, hard (where delay begins,
+        where writes wait or fail; None: no bound is known), segments_bytes, index_bytes, manifest_bytes, shared (files that another volume holds too), dead (what
+        no instant needs, by compaction's last look), looked_at (the horizon and the number of points of that look), reserve (kept free of the budget), reserve_file (kept free on the disk); written since opening:
+        foreground_bytes, compaction_bytes, index_written_bytes; delayed_ns; stalled (writes wait for room now); disk_full. A system call for each file."""
+
+    def set_budget(self, budget: int | None, policy: str) -> None:
+        """Bytes that the volume's files may have, and `drop-oldest`, `stall` or `fail` (Invalid for another). At once, for this opening."""
+
     def faults(self) -> list[str]:
         """Damage and anomalies that opening met: one sentence each."""
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[dict[str, int | str | None]]:
-        """Checks every byte of the volume's journal and index: findings {file, what, segment, lsn, offset, length, repairable}. `progress(done_bytes, total_bytes)`."""
+        """Checks every byte of the volume's journal and index: findings {file, what, segment, lsn, offset, length, repairable, until_lsn, live}. `progress(done_bytes, total_bytes)`."""
+
+    def scrub(
+        self,
+        tell: Callable[[int, int, tuple[int, int, int], list[dict[str, int | str | None]]], None],
+        position: tuple[int, int, int] = (0, 0, 0),
+        reads: Callable[[int], None] | None = None,
+    ) -> None:
+        """The same from a position on. `tell(done_bytes, total_bytes, position, findings)` after each file; `reads(bytes)` as they come from the disk: who wants it slower
+        sleeps in there. What either raises ends the work, at the end of the file at the latest."""
 
 class Restored(TypedDict):
     """What `View.restore` did. `cleared_bytes`: made zeros without being written. `faults`: (offset, bytes, why) of what could not be read, the first 1,000."""
@@ -171,11 +196,11 @@ class Server:
         *,
         structured: bool,
         extended: bool,
-        contexts: list[tuple[int, str]],
+        contexts: Sequence[tuple[int, str | View]],
         on_end: Callable[[int, str], None] | None = None,
     ) -> int:
         """Takes over a connected socket (the caller gives the descriptor away) after the reply to NBD_OPT_GO or EXPORT_NAME; `leftover`: bytes already read past the handshake.
-        `contexts`: (id, name) as negotiated, `base:allocation` only for now. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
+        `contexts`: (id, `base:allocation`), or (id, a view) for what changed since that instant. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
 
     def sessions(self) -> list[dict[str, int | str | bool]]:
         """id, requests, bytes_in, bytes_out, errors, pending_bytes a live session."""

@@ -4,7 +4,7 @@ Invariants:
 - Looking (`entries`, `find`) takes no lock and writes nothing; it works on a store that is read-only.
 - Every change holds the lock of `volumes/` (a flock on the folder itself), so that names stay unique whichever process changes them.
 - A folder gets its ID for a name only when the volume in it is complete, and loses it before any file of it is removed: a crash
-  leaves a `.new-ID` or a `.trash-ID`, which readers ignore and the next writer sweeps away.
+  leaves a `.new-ID` or a `.trash-ID`, which readers ignore and the next writer sweeps away. A clone is made like any volume: its links first, then its name.
 - One damaged volume is one `Damaged` in the list, and takes no other with it.
 - A description of a newer format version is never written over.
 """
@@ -23,6 +23,9 @@ from cdp.description import COPY_BYTES_MAX, Description, Origin, check_block_siz
 from cdp.errors import CdpError, Corrupt, Invalid, NotFound
 from cdp.names import check_name, is_volume_id
 from cdp.when import rfc3339
+
+SCRATCH = ".scratch-"
+"""Begins the folder names of scratch views (cdp/scratch.py)."""
 
 COPIES = ("volume.0", "volume.1")
 _MAY_STAND_IN_A_NEW_STORE = {"lost+found", "daemon.lock", "control.sock", "nbd.sock"}
@@ -118,12 +121,16 @@ class Catalog:
         with self.changing():
             self._check_free(description.name)
             fresh = self.volumes / f".new-{description.id}"
-            with files.os_errors(f"creating {description.name} in {self.store}"):
-                fresh.mkdir(mode=0o700)
-                lay(fresh, description)
-                _write(fresh, description)
-                os.rename(fresh, self.volumes / description.id)
-                files.sync_folder(self.volumes)
+            try:
+                with files.os_errors(f"creating {description.name} in {self.store}"):
+                    fresh.mkdir(mode=0o700)
+                    lay(fresh, description)
+                    _write(fresh, description)
+                    os.rename(fresh, self.volumes / description.id)
+                    files.sync_folder(self.volumes)
+            finally:
+                # What a failure left; the links of a clone would keep the space of what its parent gives up.
+                shutil.rmtree(fresh, ignore_errors=True)
         return self.get(description.id)
 
     def rename(self, entry: Entry, name: str) -> Entry:
@@ -183,6 +190,11 @@ class Catalog:
                 shutil.rmtree(leftover, ignore_errors=True)
             for leftover in self.volumes.glob(".trash-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+    def sweep_scratch(self) -> None:
+        """Removes the scratch views of a daemon that is gone. For the one daemon of the store, at its start."""
+        for leftover in self.volumes.glob(f"{SCRATCH}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     @contextmanager
     def changing(self) -> Iterator[None]:

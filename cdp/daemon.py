@@ -36,6 +36,7 @@ from cdp.exports import StoreExports
 from cdp.facts import HealthFacts
 from cdp.keeping import keep_volumes
 from cdp.nbd import server as nbd_server
+from cdp.scratch import ScratchViews
 from cdp.sockets import Address, UnixAddress, listen_tcp, listen_unix
 from cdp.store import LocalStore
 from cdp.table import Table
@@ -66,6 +67,7 @@ def run(settings: Settings) -> None:
     with ExitStack() as stack:
         stack.enter_context(_only_daemon(settings.store))
         catalog.sweep()
+        catalog.sweep_scratch()
         nbd_listeners = _listen(settings, stack)
         control_listener = _listen_control(settings.store, stack)
         errors = trio.run(_Daemon(settings, catalog, nbd_listeners, control_listener).main)
@@ -81,10 +83,11 @@ class _Daemon:
     ) -> None:
         self._settings = settings
         self._catalog = catalog
-        self._table = Table(catalog)
-        self._store = LocalStore(settings.store, self._table)
-        self._exports = StoreExports(catalog, self._table)
         self._native = _native.Server()
+        self._table = Table(catalog, self._native.disconnect)
+        self._scratch = ScratchViews(catalog, self._table.writers)
+        self._store = LocalStore(settings.store, self._table, self._scratch)
+        self._exports = StoreExports(catalog, self._table, self._scratch)
         self._listening = tuple(sockets.uri(listener) for listener in listeners)
         self._listeners = listeners
         self._control = control
@@ -111,6 +114,7 @@ class _Daemon:
                 stopping.set()
                 stop_control.set()
                 await trio.to_thread.run_sync(partial(self._native.stop, GRACE_SECONDS))
+            await trio.to_thread.run_sync(self._scratch.close)
             return await trio.to_thread.run_sync(self._table.close)
 
     async def _accept(

@@ -37,6 +37,16 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """Whose clone a volume is, and from which instant; `name` as it was then."""
+
+    id: str
+    name: str
+    lsn: int
+    stamp: int
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """A volume's description. `size` in bytes, at creation; stamps in nanoseconds since 1970."""
 
@@ -48,6 +58,7 @@ class Description:
     deleted_stamp: int | None = None
     origin: Origin | None = None
     generation: int = 1
+    parent: Parent | None = None
 
 
 def check_size(size: int) -> int:
@@ -79,6 +90,8 @@ def encode(description: Description) -> bytes:
         "deleted": description.deleted_stamp,
         "origin": None,
     }
+    if description.parent is not None:
+        document["parent"] = asdict(description.parent)
     if description.origin is not None:
         origin = asdict(description.origin)
         origin["changed"] = origin.pop("changed_stamp")
@@ -109,6 +122,7 @@ def decode(data: bytes) -> Description:
         deleted_stamp=None if deleted is None else _number(document, "deleted"),
         origin=_origin(document.get("origin")),
         generation=_number(document, "generation"),
+        parent=_parent(document.get("parent")),
     )
 
 
@@ -156,3 +170,14 @@ def _origin(value: object) -> Origin | None:
         identity=_text(value, "identity"),
         changed_stamp=_number(value, "changed"),
     )
+
+
+def _parent(value: object) -> Parent | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise Corrupt("its parent is not one")
+    parent = Parent(_text(value, "id"), _text(value, "name"), _number(value, "lsn"), _number(value, "stamp"))
+    if not is_name(parent.name) or not is_volume_id(parent.id):
+        raise Corrupt("the name or id of its parent cannot be one")
+    return parent

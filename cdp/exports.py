@@ -1,4 +1,4 @@
-"""What an NBD client can open: NAME, the live volume, and NAME@WHEN, the volume as it was (read-only).
+"""What an NBD client can open: NAME, the live volume; NAME@WHEN, the volume as it was (read-only); NAME@WHEN+scratch[=ID], a writable copy of that which is thrown away.
 
 Invariants:
 - A name is cut at its first `@`; of what follows, a trailing `+scratch` or `+scratch=ID` is cut off. A `+` before a digit belongs to the time.
@@ -11,20 +11,30 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cdp.catalog import Catalog, Entry
+from cdp.changes import parse_point
+from cdp.description import SECTOR
 from cdp.errors import Invalid, NotFound
 from cdp.names import check_name
+from cdp.scratch import Scratch, ScratchViews
 from cdp.table import Table
-from cdp.when import When, parse, relative, rfc3339
+from cdp.volume import OpenVolume
+from cdp.when import AtBookmark, Oldest, When, parse, relative, rfc3339
 
 if TYPE_CHECKING:
     from cdp import _native
 
 THREADS_MAX = 256
 """More than there can be handshakes (cdp/nbd/server.py): however many wait for one slow volume, the others open at once."""
+
+INSTANTS_MAX = 64
+"""Bookmarks that are listed, the newest ones, for a client that asks what it may compare with."""
+
+T = TypeVar("T")
 
 _SCRATCH = re.compile(r"\+scratch(?:=(.*))?", re.DOTALL)
 _DESCRIPTION = re.compile(r"cdp volume ([0-9a-f]{32})(?:\b.*)?", re.DOTALL)
@@ -79,13 +89,17 @@ class OpenExport:
     """One use of an export (`cdp.nbd.exports.Export`)."""
 
     def __init__(
-        self, exports: StoreExports, entry: Entry, handle: _native.Volume | _native.View, pin: tuple[str, _Pin] | None
+        self, exports: StoreExports, volume: OpenVolume, entry: Entry, pin: tuple[str, _Pin] | None = None
     ) -> None:
+        handle = volume.native if pin is None else pin[1].view
         self._exports = exports
+        self._volume = volume
         self._volume_id = entry.id
         self._pin = pin
+        self._others: list[str] = []
         self._shared = pin is None or pin[0] != ""
-        self.handle = handle
+        self._session: int | None = None
+        self.handle: _native.Volume | _native.View = handle
         self.size = handle.size
         if pin is None:
             self.name = entry.name
@@ -103,44 +117,117 @@ class OpenExport:
     def multi_conn(self) -> bool:
         return self._shared
 
+    async def since(self, when: str) -> _native.View:
+        return await self._exports.in_thread(lambda: self.since_now(when))
+
+    def since_now(self, when: str) -> _native.View:
+        """`since`, in the calling thread; waits."""
+        point = parse_point(when)
+        if point.volume is None:
+            return self._comparable(self._volume, point.when)
+        entry, other = self._exports.acquire(point.volume)
+        try:
+            view = self._comparable(other, point.when)
+        except BaseException:
+            self._exports.let_go(entry.id, None)
+            raise
+        self._others.append(entry.id)
+        return view
+
+    def _comparable(self, volume: OpenVolume, wanted: When) -> _native.View:
+        since = volume.native.view(volume.resolve(wanted).lsn)
+        shown = self._volume.native.live() if self._pin is None else self._pin[1].view
+        # Volumes without a common history are refused here, where the client can be told.
+        shown.changed(since, 0, SECTOR, 1)
+        return since
+
+    async def instants(self) -> list[str]:
+        marks = self._volume.bookmarks()[-INSTANTS_MAX:]
+        return [str(Oldest()), *(str(AtBookmark(mark.name)) for mark in marks)]
+
+    def enter(self, attach: Callable[[], int]) -> int:
+        if self.read_only:
+            return attach()
+        self._session = self._exports.writers.enter(self._volume_id, attach)
+        return self._session
+
     def release(self) -> None:
+        self._leave()
         self._exports.let_go(self._volume_id, self._pin)
+
+    def _leave(self) -> None:
+        for other in self._others:
+            self._exports.let_go(other, None)
+        if self._session is not None:
+            self._exports.writers.left(self._volume_id, self._session)
+
+
+class ScratchExport(OpenExport):
+    """One use of a scratch view; writable."""
+
+    def __init__(self, exports: StoreExports, entry: Entry, scratch: Scratch, views: ScratchViews) -> None:
+        super().__init__(exports, scratch.volume, scratch.volume.entry)
+        self._parent_id = entry.id
+        self._scratch = scratch
+        self._views = views
+        # Without an ID another connection by the same name gets another view.
+        self._shared = scratch.scratch_id != ""
+        called = f"={scratch.scratch_id}" if scratch.scratch_id else ""
+        self.name = f"{entry.name}@lsn:{scratch.lsn}+scratch{called}"
+        self.description = describe(entry.id, f" at lsn:{scratch.lsn}, {rfc3339(scratch.stamp)}, thrown away")
+
+    def enter(self, attach: Callable[[], int]) -> int:
+        session = super().enter(attach)
+        self._views.enter(self._scratch)
+        return session
+
+    def release(self) -> None:
+        self._leave()
+        self._views.let_go(self._scratch)
+        self._exports.let_go(self._parent_id, None)
 
 
 class StoreExports:
     """The exports of a store (`cdp.nbd.exports.Exports`)."""
 
-    def __init__(self, catalog: Catalog, table: Table) -> None:
+    def __init__(self, catalog: Catalog, table: Table, scratch: ScratchViews | None = None) -> None:
+        """`scratch` None: there are no scratch views."""
         import trio  # noqa: PLC0415 (parsing a name needs no event loop)
 
         self._threads = trio.CapacityLimiter(THREADS_MAX)
         self._catalog = catalog
         self._table = table
+        self._scratch = scratch
+        self.writers = table.writers
         self._lock = threading.Lock()
         self._pins: dict[str, _Pin] = {}
 
     async def names(self) -> list[tuple[str, str]]:
         """The volumes that can be served, and what they are."""
-        import trio  # noqa: PLC0415
-
-        return await trio.to_thread.run_sync(self._names, limiter=self._threads)
+        return await self.in_thread(self._names)
 
     async def open(self, name: str) -> OpenExport:
         """Opens a volume or a view of it for one session."""
+        return await self.in_thread(lambda: self.open_now(name))
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Work that waits, beside the event loop."""
         import trio  # noqa: PLC0415
 
-        return await trio.to_thread.run_sync(self.open_now, name, limiter=self._threads)
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
 
     def open_now(self, name: str) -> OpenExport:
         """`open`, in the calling thread; waits."""
         wanted = ExportName(self._only()) if name == "" else parse_export(name)
-        if wanted.scratch is not None:
-            raise Invalid(f"{name[:200]!r}: writable views (+scratch) are not supported by this version")
-        entry = self._catalog.find(wanted.volume)
-        volume = self._table.acquire(entry)
+        if wanted.scratch is not None and self._scratch is None:
+            raise Invalid(f"{name[:200]!r}: there are no writable views (+scratch) here")
+        entry, volume = self.acquire(wanted.volume)
         try:
+            if self._scratch is not None and wanted.scratch is not None and wanted.when is not None:
+                scratch = self._scratch.open(volume, wanted.when, wanted.scratch)
+                return ScratchExport(self, entry, scratch, self._scratch)
             if wanted.when is None:
-                return OpenExport(self, entry, volume.native, None)
+                return OpenExport(self, volume, entry)
             # What is relative is looked up each time; the rest is shared by name, under the ID: volumes can be renamed.
             key = "" if relative(wanted.when) else f"{entry.id}@{wanted.when}"
             with self._lock:
@@ -150,10 +237,15 @@ class StoreExports:
             if pin is None:
                 instant = volume.resolve(wanted.when)
                 pin = self._pinned(key, _Pin(volume.native.view(instant.lsn), instant.lsn, instant.stamp))
-            return OpenExport(self, entry, pin.view, (key, pin))
+            return OpenExport(self, volume, entry, (key, pin))
         except BaseException:
             self._table.release(entry.id)
             raise
+
+    def acquire(self, name: str) -> tuple[Entry, OpenVolume]:
+        """One use of a volume, until it is let go. Waits."""
+        entry = self._catalog.find(name)
+        return entry, self._table.acquire(entry)
 
     def let_go(self, volume_id: str, pin: tuple[str, _Pin] | None) -> None:
         """Ends one use of an export. Does not wait."""

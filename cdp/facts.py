@@ -26,6 +26,16 @@ class OriginFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ParentFacts:
+    """Whose clone a volume is, and from which instant; `name` as it was then."""
+
+    id: str
+    name: str
+    lsn: int
+    stamp: int
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeFacts:
     """A line of `cdp list`. `state`: ok, deleted or damaged; of a damaged volume only id and problems are known."""
 
@@ -38,6 +48,7 @@ class VolumeFacts:
     deleted_stamp: int | None = None
     origin: OriginFacts | None = None
     problems: tuple[str, ...] = ()
+    parent: ParentFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,29 @@ class InstantFacts:
     stamp: int
     clock_epoch: int
     other_lsn: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackFacts:
+    """A rollback, the record `lsn`. `before`: the newest record before it, to which an undo goes back; `to`: the instant from which the volume goes on."""
+
+    volume: str
+    before: InstantFacts
+    to: InstantFacts
+    lsn: int
+    stamp: int
+    connections_ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchFacts:
+    """A scratch view with an ID, of the instant `lsn`; `made_stamp` tells when it was made."""
+
+    id: str
+    lsn: int
+    stamp: int
+    made_stamp: int
+    connections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +277,17 @@ class LogFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DiffFacts:
+    """What `cdp diff` compared; `size` is that of the later volume. The extents are told apart from it: there may be millions."""
+
+    since_volume: str
+    since: InstantFacts
+    until_volume: str
+    until: InstantFacts
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class FindingFacts:
     """Something that `cdp verify` found. `file` is a path; segment, lsn, offset and length where they are known."""
 
@@ -253,6 +298,19 @@ class FindingFacts:
     offset: int | None = None
     length: int | None = None
     repairable: bool = False
+    until_lsn: int | None = None
+    """The first LSN after which those bytes are not seen any more, on the branch of record `lsn`. None: not known, or its end sees them."""
+    live: bool | None = None
+    """Whether the live volume shows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyFacts:
+    """What `cdp verify` found. `resumed_stamp`: when the check began that was gone on with, None for one that ran from begin to end."""
+
+    volume: str
+    findings: tuple[FindingFacts, ...]
+    resumed_stamp: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

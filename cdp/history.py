@@ -1,7 +1,7 @@
 """What retention asks of the engine, and what it tells it: the one place that knows `_native.Volume` by these calls.
 
 Invariants:
-- Only what is durable counts: the horizon may lie on no other record, and an instant that a crash takes back is none to keep.
+- Only what no crash can take back is looked up: the horizon may lie on no other record.
 - Nothing here decides: facts come out (cdp/retention/state.py), a plan goes in.
 """
 
@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from cdp.when import Moment
 
 
+EVERYTHING = 1 << 62
+"""Bytes to free: more than there are, so whatever is worth it."""
+
+
 class NativeHistory:
-    """A volume's durable history (`cdp.retention.state.History`), as it was when this was made."""
+    """A volume's settled history (`cdp.retention.state.History`), as it was when this was made."""
 
     def __init__(self, native: _native.Volume) -> None:
         self._native = native
-        durable = native.status()["durable_lsn"]
-        self._top = min(durable if isinstance(durable, int) else 0, native.latest().lsn)
         reach = native.reach()
+        newest = native.latest()
+        self.latest = Point(newest.lsn, newest.stamp)
+        self._top = min(int(reach["settled"]), newest.lsn)
         self._points = [(int(lsn), int(stamp)) for lsn, stamp, _ in reach["points"]]
         self.horizon = Point(int(reach["horizon"]), int(reach["horizon_stamp"]))
-        self.latest = self._newest_below(self._top + 1) or self.horizon
         self.flushed: set[int] = set()
         """What `flushes` answered so far."""
 
@@ -106,50 +110,28 @@ def pins_of(native: _native.Volume) -> tuple[Pin, ...]:
     return tuple(Pin(lsn, "view") for lsn, _ in native.pins())
 
 
-def space_facts(native: _native.Volume) -> dict[str, Any]:
-    """The engine's own figures (`_native.Volume.space`)."""
-    ask = getattr(native, "space", None)
-    if ask is None:
-        return {"used": native.status()["journal_bytes"]}
-    return dict(ask())
-
-
-def reserve_bytes(native: _native.Volume) -> int:
-    """What the engine keeps for compaction out of a budget."""
-    return int(space_facts(native).get("reserve") or 0)
-
-
-def set_budget(native: _native.Volume, budget: int | None, full: str) -> None:
-    """Tells the engine where writes have to wait or fail."""
-    tell = getattr(native, "set_budget", None)
-    if tell is not None:
-        tell(budget, full)
-
-
-def compact(native: _native.Volume) -> tuple[int, int]:
-    """One round of compaction: bytes freed, bytes written. (0, 0): there is nothing to gain."""
-    work = getattr(native, "compact", None)
-    if work is None:
-        return 0, 0
-    done = work(0)
-    return int(done["freed"]), int(done["written"])
-
-
 def space_of(told: Mapping[str, Any], window: int, *, measured: bool) -> Space:
     """The figures as a plan sees them."""
-    used, hard = int(told["used"]), told.get("hard")
+    used, soft, hard = int(told["used"]), told.get("soft"), told.get("hard")
     disk_full = bool(told.get("disk_full"))
     if disk_full:
-        # The file system is the budget then, and what is used now is all that there is.
-        hard = used if hard is None else min(int(hard), used)
-    soft = told.get("soft") if not disk_full else int(hard or used) * 7 // 8
-    tight = bool(told.get("stalled")) or disk_full or (hard is not None and used >= int(hard))
+        # What the disk refused to go beyond is the bound then, and it leaves no room for a slow-down.
+        hard = used if hard is None else int(hard)
+        soft = hard * 7 // 8
+    near = hard is not None and soft is not None and used >= hard - (hard - soft) // 16
+    tight = bool(told.get("stalled")) or disk_full or near
     return Space(used, int(told.get("dead") or 0), window, soft, hard, tight, disk_full, measured)
 
 
 def condition(told: Mapping[str, Any], full: str) -> str:
-    """What writers feel: ok, slowing, stalled, or full (their writes fail)."""
+    """What writers feel: ok, slowing, stalled (they wait), or full (they fail)."""
     space = space_of(told, 0, measured=True)
-    if space.tight:
+    if told.get("stalled") or (space.hard is not None and space.used >= space.hard):
         return "full" if full == "fail" else "stalled"
     return "slowing" if space.soft is not None and space.used > space.soft else "ok"
+
+
+def compact(native: _native.Volume) -> tuple[int, int]:
+    """One cycle of compaction, of all that is worth it: bytes freed, bytes written."""
+    done = native.compact(EVERYTHING)
+    return done["freed"], done["written"]

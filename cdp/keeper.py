@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from cdp.volume import OpenVolume
 
 MEASURE_SECONDS = 10.0
-"""How long to wait for a new estimate of what is dead, after something was given up. It comes with compaction's next look; under
-pressure that is at once."""
+"""How long to wait for compaction's next look after something was given up, at most. Under pressure it looks at once."""
 
 EVENTS_WAITING_MAX = 64
 """Events that could not be appended yet; older ones are let go."""
@@ -39,11 +38,10 @@ class Keeper:
         self._volume = volume
         self._shortened = marks.condition(controls, "history-shortened", "history-whole")
         self._minimum_broken = marks.condition(controls, "minimum-broken", "minimum-holds")
-        self._full = marks.condition(controls, "journal-full", "journal-has-room")
         self._cut_stamp: int | None = None
         self._flushed: dict[int, bool] = {}
         self._planned: object = None
-        self._given: tuple[int, float] | None = None
+        self._given: tuple[int, int, float] | None = None
         self._waiting: list[Event] = []
 
     @property
@@ -57,8 +55,7 @@ class Keeper:
     def round(self, policy: Policy, now: int, *, force: bool = False) -> Plan | None:
         """Does what is due at the stamp `now`. What that was; None: nothing."""
         native = self._volume.native
-        told = history.space_facts(native)
-        self._note_fullness(told, policy)
+        told = native.space()
         self._tell()
         # Without the bytes of the window the shortage is overestimated: enough to see that there is none.
         space = history.space_of(told, 0, measured=self._is_measured(told))
@@ -106,7 +103,8 @@ class Keeper:
         if made.cut_stamp is not None:
             self._cut_stamp = made.cut_stamp
         if made.gives_way:
-            self._given = (facts.space.dead, time.monotonic())
+            reach = native.reach()
+            self._given = (int(reach["horizon"]), len(reach["points"]), time.monotonic())
         self._note(made.given_up)
 
     def _note(self, events: Iterable[Event]) -> None:
@@ -115,15 +113,6 @@ class Keeper:
         self._minimum_broken = (self._minimum_broken or "minimum-broken" in told) and "minimum-holds" not in told
         self._waiting = [*self._waiting, *events][-EVENTS_WAITING_MAX:]
         self._tell()
-
-    def _note_fullness(self, told: Mapping[str, Any], policy: Policy) -> None:
-        state = history.condition(told, policy.full)
-        full = state in ("stalled", "full")
-        if full != self._full:
-            self._full = full
-            details = {"condition": state, "used": told.get("used"), "hard": told.get("hard")}
-            reason = {"reason": "disk" if told.get("disk_full") else "budget"} if full else {}
-            self._note([Event("journal-full" if full else "journal-has-room", {**details, **reason})])
 
     def _tell(self) -> None:
         while self._waiting:
@@ -135,10 +124,13 @@ class Keeper:
             self._waiting.pop(0)
 
     def _is_measured(self, told: Mapping[str, Any]) -> bool:
+        """Whether compaction has looked since the last step."""
         if self._given is None:
             return True
-        dead, since = self._given
-        if told.get("dead") == dead and time.monotonic() - since < MEASURE_SECONDS:
+        horizon, points, since = self._given
+        looked, counted = told["looked_at"]
+        # Of points only the number is told: one step takes some away, and nothing but time adds any.
+        if (looked, -counted) < (horizon, -points) and time.monotonic() - since < MEASURE_SECONDS:
             return False
         self._given = None
         return True

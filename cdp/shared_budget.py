@@ -70,7 +70,7 @@ def write(store: Path, shared: SharedBudget) -> None:
 
 def check(budget: int, sizes: Iterable[int]) -> None:
     """Invalid if live disks of these sizes could outgrow the budget together."""
-    least = sum(least_budget(size, 0) for size in sizes)
+    least = sum(least_budget(size) for size in sizes)
     if budget < least:
         raise Invalid(
             f"the live disks alone may come to need a budget of {least} bytes, more than {budget}: give it that, or --thin to promise that they will stay smaller"

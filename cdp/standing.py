@@ -43,7 +43,7 @@ def retention_facts(opened: OpenVolume, volume: VolumeFacts) -> RetentionFacts:
     """The policy of an open volume, and what it means now."""
     native = opened.native
     policy, set_stamp = opened.policy()
-    told = history.space_facts(native)
+    told = native.space()
     reach = native.reach()
     oldest, latest = native.oldest(), native.latest()
     controls = native.controls()
@@ -65,23 +65,26 @@ def retention_facts(opened: OpenVolume, volume: VolumeFacts) -> RetentionFacts:
 
 def compacted(opened: OpenVolume, volume: VolumeFacts) -> CompactFacts:
     """Keeps a volume to its policy once, and frees what nobody can reach, until a round gains nothing."""
-    opened.keep(force=True)
     native = opened.native
-    rounds = freed = written = 0
+    before = int(native.space()["used"])
+    opened.keep(force=True)
+    rounds = written = 0
     while rounds < ROUNDS_MAX:
         gained, spent = history.compact(native)
-        rounds, freed, written = rounds + 1, freed + gained, written + spent
+        rounds, written = rounds + 1, written + spent
         if gained <= 0:
             break
     reach = native.reach()
+    after = int(native.space()["used"])
     return CompactFacts(
         volume=volume,
         horizon=instant_facts(native.instant_of_lsn(reach["horizon"])),
         points=len(reach["points"]),
         rounds=rounds,
-        freed_bytes=freed,
+        # Not the sum over the rounds: the engine's own thread compacts too.
+        freed_bytes=max(0, before - after),
         written_bytes=written,
-        used_bytes=int(history.space_facts(native)["used"]),
+        used_bytes=after,
     )
 
 

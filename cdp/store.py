@@ -13,15 +13,17 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from cdp import files, shared_budget, timeline
+from cdp import files, scrub, shared_budget, timeline
+from cdp.branching import make_clone, roll_back, undo_instant
 from cdp.catalog import Catalog, Damaged, Entry
+from cdp.changes import Differences, Point, compare
 from cdp.description import SECTOR, Description, Origin
-from cdp.errors import CdpError, Corrupt, Invalid, Io, NotFound
+from cdp.errors import Busy, CdpError, Corrupt, Invalid, Io, NotFound
 from cdp.facts import (
     BookmarkFacts,
     CompactFacts,
@@ -29,10 +31,14 @@ from cdp.facts import (
     InstantFacts,
     LogFacts,
     OriginFacts,
+    ParentFacts,
     RetentionFacts,
+    RollbackFacts,
+    ScratchFacts,
     ShowFacts,
     StoreRetentionFacts,
     StoreVolumeFacts,
+    VerifyFacts,
     VolumeFacts,
 )
 from cdp.names import is_volume_id
@@ -40,6 +46,9 @@ from cdp.origin import open_accepted, open_origin
 from cdp.standing import compacted, retention_facts
 from cdp.volume import OpenVolume, instant_facts
 from cdp.when import When
+
+if TYPE_CHECKING:
+    from cdp.scratch import ScratchViews
 
 Progress = Callable[[int, int], None]
 """Told (done, total) in bytes, now and then; what it raises ends the work."""
@@ -68,7 +77,14 @@ class Store(Protocol):
     ) -> BookmarkFacts: ...
     def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts: ...
     def resolve(self, volume: str, wanted: When) -> InstantFacts: ...
-    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]: ...
+    def diff(self, volume: str, since: Point, until: Point) -> AbstractContextManager[Differences]:
+        """Where two instants differ; the pages can be read inside the `with` block, once."""
+
+    def verify(
+        self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
+    ) -> VerifyFacts:
+        """`rate`: bytes a second, 0: no bound, None: what suits. `restart`: not from where an earlier check stopped."""
+
     def accept_origin(self, volume: str) -> VolumeFacts: ...
     def retention(self, volume: str) -> RetentionFacts: ...
     def set_retention(self, volume: str, settings: Mapping[str, str]) -> RetentionFacts:
@@ -77,6 +93,16 @@ class Store(Protocol):
     def store_retention(self) -> StoreRetentionFacts: ...
     def set_store_budget(self, budget: int | None, *, thin: bool) -> StoreRetentionFacts:
         """`budget` in bytes, None: the volumes share none."""
+
+    def rollback(self, volume: str, to: When | None, *, force: bool) -> RollbackFacts:
+        """`to` None: undoes the newest rollback. `force`: ends the connections that could write first; Busy if there are some without it."""
+
+    def clone(self, volume: str, at: When, name: str) -> VolumeFacts: ...
+    def scratch_views(self, volume: str) -> tuple[ScratchFacts, ...]:
+        """Those that have an ID."""
+
+    def release_scratch(self, volume: str, scratch_id: str, *, force: bool) -> ScratchFacts:
+        """Throws one away; `force`: with its connections."""
 
     def compact(self, volume: str) -> CompactFacts:
         """Gives up what the policy does not keep, and frees what nobody can reach."""
@@ -93,6 +119,9 @@ class Opener(Protocol):
 
     def closed(self, entry: Entry | Damaged) -> AbstractContextManager[None]:
         """Nobody has the volume open meanwhile, in any process; Busy if somebody does."""
+
+    def quiet(self, entry: Entry, *, force: bool) -> AbstractContextManager[int]:
+        """No NBD client writes to the volume meanwhile; how many were made to go. Busy if some do and `force` does not say to end them."""
 
     def renamed(self, entry: Entry) -> None:
         """Takes note of a new description."""
@@ -128,6 +157,9 @@ class Transient:
         with files.locked(entry.folder / "lock", wait=False, busy=_in_use(entry), create=True):
             yield
 
+    def quiet(self, entry: Entry, *, force: bool) -> AbstractContextManager[int]:
+        return nullcontext(0)
+
     def renamed(self, entry: Entry) -> None:
         """Nothing is open between calls."""
 
@@ -138,8 +170,10 @@ class Transient:
 class LocalStore:
     """The verbs, on the files of a store."""
 
-    def __init__(self, path: Path, opener: Opener | None = None) -> None:
+    def __init__(self, path: Path, opener: Opener | None = None, scratch: ScratchViews | None = None) -> None:
+        """`scratch`: None where there is no daemon, and so no scratch view."""
         self.catalog = Catalog(path)
+        self._scratch = scratch
         self.opener: Opener = opener or Transient(self.catalog)
 
     def list(self) -> list[VolumeFacts]:
@@ -188,9 +222,12 @@ class LocalStore:
     def delete(self, volume: str, *, now: bool) -> VolumeFacts:
         if not now:
             entry = self.catalog.find(volume)
+            self._refuse_if_scratched(entry)
             with self.opener.closed(entry):
                 return volume_facts(self.catalog.delete(entry, time.time_ns()))
         doomed = self._any(volume)
+        if isinstance(doomed, Entry):
+            self._refuse_if_scratched(doomed)
         with self.opener.closed(doomed):
             self.catalog.purge(doomed)
         return volume_facts(doomed)
@@ -223,18 +260,34 @@ class LocalStore:
         with self.opener.looking(self.catalog.find(volume, deleted=True)) as opened:
             return instant_facts(opened.resolve(wanted))
 
-    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]:
+    @contextmanager
+    def diff(self, volume: str, since: Point, until: Point) -> Iterator[Differences]:
+        entries = [self.catalog.find(point.volume or volume, deleted=True) for point in (since, until)]
+        with ExitStack() as held:
+            opened = {
+                entry.id: held.enter_context(self.opener.looking(entry))
+                for entry in {entry.id: entry for entry in entries}.values()
+            }
+            ends = [(opened[entry.id], point.when) for entry, point in zip(entries, (since, until), strict=True)]
+            yield compare(ends[0], ends[1])
+
+    def verify(
+        self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
+    ) -> VerifyFacts:
+        scrub.check_rate(rate)
         entry = self._any(volume)
         found = [FindingFacts(str(entry.folder), problem) for problem in entry.problems]
         if isinstance(entry, Damaged):
-            return tuple(found)
+            return VerifyFacts(volume, tuple(found))
+        resumed = None
         try:
             with self.opener.looking(entry) as opened:
-                found += [_finding(entry, finding) for finding in opened.native.verify(progress)]
+                damage, resumed = scrub.check(opened, progress, rate=rate, restart=restart)
+                found += damage
         except (Corrupt, Invalid, NotFound, Io) as error:
             # It could not even be opened, or read to its end.
             found.append(FindingFacts(str(entry.folder), str(error)))
-        return tuple(found)
+        return VerifyFacts(volume, tuple(found), resumed)
 
     def accept_origin(self, volume: str) -> VolumeFacts:
         entry = self.catalog.find(volume)
@@ -288,6 +341,39 @@ class LocalStore:
         with self.opener.writing(entry) as opened:
             return compacted(opened, volume_facts(entry))
 
+    def rollback(self, volume: str, to: When | None, *, force: bool) -> RollbackFacts:
+        entry = self.catalog.find(volume)
+        with self.opener.writing(entry) as opened:
+            # What cannot be reached ends nobody's connection.
+            instant = undo_instant(opened) if to is None else opened.resolve(to)
+            with self.opener.quiet(entry, force=force) as ended:
+                return roll_back(opened, instant, ended)
+
+    def clone(self, volume: str, at: When, name: str) -> VolumeFacts:
+        entry = self.catalog.find(volume, deleted=True)
+        source = self.opener.looking(entry) if entry.deleted else self.opener.writing(entry)
+        with source as opened:
+            made = make_clone(self.catalog, opened, at, name)
+        with suppress(CdpError):
+            self.catalog.sweep()
+        return volume_facts(made)
+
+    def scratch_views(self, volume: str) -> tuple[ScratchFacts, ...]:
+        entry = self.catalog.find(volume)
+        return () if self._scratch is None else self._scratch.views(entry)
+
+    def release_scratch(self, volume: str, scratch_id: str, *, force: bool) -> ScratchFacts:
+        entry = self.catalog.find(volume)
+        if self._scratch is None:
+            raise NotFound(f"{entry.name} has no scratch views: the store is not served")
+        return self._scratch.release(entry, scratch_id, force=force)
+
+    def _refuse_if_scratched(self, entry: Entry) -> None:
+        views = () if self._scratch is None else self._scratch.views(entry)
+        if views:
+            listed = ", ".join(view.id for view in views)
+            raise Busy(f"{entry.name} has scratch views ({listed}): cdp scratch {entry.name} --release ID ends them")
+
     def _any(self, volume: str) -> Entry | Damaged:
         if is_volume_id(volume):
             for entry in self.catalog.entries():
@@ -312,6 +398,7 @@ def volume_facts(entry: Entry | Damaged) -> VolumeFacts:
         deleted_stamp=it.deleted_stamp,
         origin=origin,
         problems=entry.problems,
+        parent=ParentFacts(**asdict(it.parent)) if it.parent is not None else None,
     )
 
 
@@ -348,22 +435,6 @@ def _origin_change(before: Origin, now: Origin) -> dict[str, str | int]:
         "identity_before": before.identity,
         "changed_before": before.changed_stamp,
     }
-
-
-def _finding(entry: Entry, finding: dict[str, int | str | None]) -> FindingFacts:
-    def number(key: str) -> int | None:
-        value = finding.get(key)
-        return value if isinstance(value, int) else None
-
-    return FindingFacts(
-        file=str(entry.folder / str(finding.get("file") or "")),
-        what=str(finding.get("what")),
-        segment=number("segment"),
-        lsn=number("lsn"),
-        offset=number("offset"),
-        length=number("length"),
-        repairable=bool(finding.get("repairable")),
-    )
 
 
 def _in_use(entry: Entry | Damaged) -> str:

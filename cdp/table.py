@@ -10,8 +10,8 @@ Invariants:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +20,7 @@ from cdp.catalog import Catalog, Damaged, Entry
 from cdp.errors import Busy, CdpError, NotFound
 from cdp.store import Transient
 from cdp.volume import OpenVolume
+from cdp.writers import Writers
 
 CALLS_WAIT_SECONDS = 10.0
 """How long a deletion waits for control calls that look at the volume."""
@@ -37,8 +38,10 @@ class _Slot:
 class Table:
     """An `Opener` (cdp/store.py) for a process that lives long. Every method may be called from any thread."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, disconnect: Callable[[int], None] = lambda _session: None) -> None:
+        """`disconnect` ends a session of an NBD client and returns when it has ended."""
         self._catalog = catalog
+        self.writers = Writers(disconnect)
         self._transient = Transient(catalog)
         self._slots: dict[str, _Slot] = {}
         self._counts = threading.Condition()
@@ -93,6 +96,9 @@ class Table:
         finally:
             with self._counts:
                 slot.retiring = False
+
+    def quiet(self, entry: Entry, *, force: bool) -> AbstractContextManager[int]:
+        return self.writers.barred(entry.id, force=force)
 
     def renamed(self, entry: Entry) -> None:
         with self._counts:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cdp import history, marks, when
+from cdp import marks, when
 from cdp.catalog import Entry
 from cdp.errors import CdpError, Invalid, NotFound
 from cdp.facts import BookmarkFacts, InstantFacts
@@ -47,6 +47,7 @@ class OpenVolume:
         self._allowed: tuple[int | None, str] | None = None
         # Reentrant: the keeper takes bookmarks away while it holds them still.
         self._marks_lock = threading.RLock()
+        self.checking = threading.Lock()
         accepted = entry.description.origin
         self._origin: OpenOrigin | None = None
         if accepted is not None and with_origin:
@@ -131,7 +132,7 @@ class OpenVolume:
         """Changes settings, durably, and keeps to them from now on. Invalid for what cannot be."""
         with self._marks_lock:
             wanted = policy.changed(self._policy[0], settings)
-            policy.check_budget(wanted, self.native.size, history.reserve_bytes(self.native))
+            policy.check_budget(wanted, self.native.size)
             lsn = self.native.append_control(policy.encode(wanted))
             self._policy = (wanted, self.native.instant_of_lsn(lsn).stamp)
             self.allow(self._allowance)
@@ -145,7 +146,7 @@ class OpenVolume:
             bounds = [bound for bound in (allowance, wanted.budget) if bound is not None]
             allowed = (min(bounds, default=None), wanted.full)
             if self.keeper is not None and allowed != self._allowed:
-                history.set_budget(self.native, *allowed)
+                self.native.set_budget(*allowed)
                 self._allowed = allowed
 
     def keep(self, now: int | None = None, *, force: bool = False) -> Plan | None:

@@ -23,10 +23,17 @@ def list_volumes(
         print_json(volumes)
         return
     rows = [
-        (it.name or f"damaged {it.id}", human_bytes(it.size), it.state, human_time(it.created_stamp), it.id)
+        (
+            it.name or f"damaged {it.id}",
+            human_bytes(it.size),
+            it.state,
+            human_time(it.created_stamp),
+            "-" if it.parent is None else f"{it.parent.name}@lsn:{it.parent.lsn}",
+            it.id,
+        )
         for it in volumes
     ]
-    print_table(("NAME", "SIZE", "STATE", "CREATED", "ID"), rows, right=(1,))
+    print_table(("NAME", "SIZE", "STATE", "CREATED", "CLONE OF", "ID"), rows, right=(1,))
     for it in volumes:
         for problem in it.problems:
             warn(problem)

@@ -19,13 +19,17 @@ from cdp import __version__
 from cdp.cli import (
     accept_origin,
     bookmark,
+    clone,
     compact,
     create,
     delete,
+    diff,
     log,
     rename,
     restore,
     retention,
+    rollback,
+    scratch,
     serve,
     show,
     undelete,
@@ -71,15 +75,22 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("undelete", undelete.undelete),
     ("log", log.log),
     ("bookmark", bookmark.bookmark),
+    ("diff", diff.diff),
     ("restore", restore.restore),
+    ("rollback", rollback.rollback),
+    ("clone", clone.clone),
+    ("scratch", scratch.scratch),
     ("retention", retention.retention),
     ("compact", compact.compact),
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
-_EPILOGS = dict.fromkeys(("log", "bookmark", "restore"), WHEN_HELP) | {"retention": retention.TERMS_HELP}
+_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clone"), WHEN_HELP) | {
+    "retention": retention.TERMS_HELP
+}
 for _name, _verb in _VERBS:
-    app.command(_name, epilog=_EPILOGS.get(_name))(_verb)
+    settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
+    app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)
 
 
 def run(application: typer.Typer, name: str) -> None:

@@ -7,7 +7,7 @@ import typer
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
 from cdp.cli.output import bookmark_terms, counted, human_bytes, human_time, print_facts, print_json, print_table, warn
 from cdp.cli.retention import meaning, policy_line
-from cdp.facts import InstantFacts, OriginFacts, ShowFacts
+from cdp.facts import InstantFacts, OriginFacts, ParentFacts, ShowFacts
 
 
 def show(
@@ -38,6 +38,7 @@ def _print(facts: ShowFacts) -> None:
             "created": None if it.created_stamp is None else human_time(it.created_stamp),
             "deleted": None if it.deleted_stamp is None else human_time(it.deleted_stamp),
             "origin": _origin(it.origin),
+            "clone of": _parent(it.parent),
             "served": f"yes, to {counted(facts.uses, 'session')}" if facts.open else "no",
             "oldest": _instant(facts.oldest),
             "latest": _instant(facts.latest),
@@ -60,6 +61,10 @@ def _print(facts: ShowFacts) -> None:
 
 def _origin(origin: OriginFacts | None) -> str | None:
     return None if origin is None else f"{origin.path} ({origin.kind}, {human_bytes(origin.size)})"
+
+
+def _parent(parent: ParentFacts | None) -> str | None:
+    return None if parent is None else f"{parent.name} at lsn:{parent.lsn} ({human_time(parent.stamp)}), {parent.id}"
 
 
 def _instant(instant: InstantFacts | None) -> str | None:

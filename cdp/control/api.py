@@ -14,7 +14,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Protocol
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from cdp import __version__, when
+from cdp.changes import Point, parse_point
 from cdp.control.wire import PREFIX, to_answer
 from cdp.errors import CdpError, Closed, Invalid, NotFound
 from cdp.facts import (
@@ -32,11 +34,14 @@ from cdp.facts import (
     InstantFacts,
     LogFacts,
     RetentionFacts,
+    RollbackFacts,
+    ScratchFacts,
     ShowFacts,
     StoreRetentionFacts,
+    VerifyFacts,
     VolumeFacts,
 )
-from cdp.store import Store
+from cdp.store import Progress, Store
 from cdp.timeline import INTERVAL_MAX
 
 
@@ -63,6 +68,16 @@ class NewBookmark(_Body):
     expires_stamp: int | None = None
 
 
+class NewRollback(_Body):
+    to: str | None
+    force: bool = False
+
+
+class NewClone(_Body):
+    name: str
+    at: str = "latest"
+
+
 class NewSettings(_Body):
     settings: dict[str, str]
 
@@ -78,8 +93,10 @@ def control_app(store: Store, health: Callable[[], HealthFacts], stopping: threa
     _answer_errors(app)
     _volume_routes(app, store)
     _history_routes(app, store)
+    _diff_route(app, store, stopping)
     _verify_route(app, store, stopping)
     _retention_routes(app, store)
+    _branch_routes(app, store)
 
     @app.get(f"{PREFIX}/health")
     def _health() -> HealthFacts:
@@ -144,6 +161,46 @@ def _history_routes(app: FastAPI, store: Store) -> None:
         return store.remove_bookmark(volume, name)
 
 
+def _branch_routes(app: FastAPI, store: Store) -> None:
+    @app.post(f"{PREFIX}/volumes/{{volume}}/rollback")
+    def _rollback(volume: str, body: NewRollback) -> RollbackFacts:
+        """`to` null: undoes the newest rollback."""
+        return store.rollback(volume, None if body.to is None else when.parse(body.to), force=body.force)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/clone", status_code=201)
+    def _clone(volume: str, body: NewClone) -> VolumeFacts:
+        return store.clone(volume, when.parse(body.at), body.name)
+
+    @app.get(f"{PREFIX}/volumes/{{volume}}/scratch")
+    def _scratch_views(volume: str) -> tuple[ScratchFacts, ...]:
+        return store.scratch_views(volume)
+
+    @app.delete(f"{PREFIX}/volumes/{{volume}}/scratch/{{scratch_id}}")
+    def _release_scratch(volume: str, scratch_id: str, force: bool = False) -> ScratchFacts:
+        return store.release_scratch(volume, scratch_id, force=force)
+
+
+def _diff_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:
+    @app.get(f"{PREFIX}/volumes/{{volume}}/diff")
+    def _diff(volume: str, since: str, until: str) -> StreamingResponse:
+        """Lines of JSON: `{"facts"}`, then `{"extents": [[offset, length], …]}` again and again, then `{"end"}`; or an error."""
+        points = (parse_point(since), parse_point(until))
+        return StreamingResponse(_differences(store, volume, points, stopping), media_type="application/x-ndjson")
+
+
+def _differences(store: Store, volume: str, points: tuple[Point, Point], stopping: threading.Event) -> Iterator[str]:
+    try:
+        with store.diff(volume, *points) as found:
+            yield json.dumps({"facts": asdict(found.facts)}) + "\n"
+            for page in found.pages:
+                if stopping.is_set():
+                    raise Closed("the daemon is stopping")
+                yield json.dumps({"extents": page}) + "\n"
+        yield json.dumps({"end": True}) + "\n"
+    except CdpError as error:
+        yield json.dumps(to_answer(error)[1]) + "\n"
+
+
 def _retention_routes(app: FastAPI, store: Store) -> None:
     @app.get(f"{PREFIX}/retention")
     def _store_retention() -> StoreRetentionFacts:
@@ -168,16 +225,23 @@ def _retention_routes(app: FastAPI, store: Store) -> None:
 
 def _verify_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:
     @app.post(f"{PREFIX}/volumes/{{volume}}/verify")
-    def _verify(volume: str) -> StreamingResponse:
-        """Lines of JSON: `{"done", "total"}` in bytes, again and again, then `{"findings"}`, or an error."""
-        return StreamingResponse(_verification(store, volume, stopping), media_type="application/x-ndjson")
+    def _verify(
+        volume: str, rate: Annotated[int, Query(ge=0)] | None = None, restart: bool = False
+    ) -> StreamingResponse:
+        """Lines of JSON: `{"done", "total"}` in bytes, again and again, then the facts, or an error."""
+        work = partial(store.verify, volume, rate=rate, restart=restart)
+        return StreamingResponse(_verification(work, volume, stopping), media_type="application/x-ndjson")
 
 
 class _GoneError(Exception):
     """The client no longer listens."""
 
 
-def _verification(store: Store, volume: str, stopping: threading.Event) -> Iterator[str]:
+class _Verification(Protocol):
+    def __call__(self, *, progress: Progress) -> VerifyFacts: ...
+
+
+def _verification(verify: _Verification, volume: str, stopping: threading.Event) -> Iterator[str]:
     # The newest progress counts: a client that reads slowly gets fewer lines, and the queue stays short.
     lines: queue.Queue[dict[str, object] | None] = queue.Queue()
     gone = threading.Event()
@@ -192,7 +256,7 @@ def _verification(store: Store, volume: str, stopping: threading.Event) -> Itera
 
     def work() -> None:
         try:
-            lines.put({"findings": [asdict(found) for found in store.verify(volume, progress)]})
+            lines.put(asdict(verify(progress=progress)))
         except CdpError as error:
             lines.put(dict(to_answer(error)[1]))
         except _GoneError:

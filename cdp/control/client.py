@@ -19,18 +19,22 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from cdp import config, sockets
+from cdp.changes import Differences, Extents, Point
 from cdp.control.wire import PREFIX, from_answer
 from cdp.errors import CdpError, Closed
 from cdp.facts import (
     BookmarkFacts,
     CompactFacts,
-    FindingFacts,
+    DiffFacts,
     HealthFacts,
     InstantFacts,
     LogFacts,
     RetentionFacts,
+    RollbackFacts,
+    ScratchFacts,
     ShowFacts,
     StoreRetentionFacts,
+    VerifyFacts,
     VolumeFacts,
 )
 from cdp.store import Progress
@@ -107,6 +111,19 @@ class RemoteStore:
     def resolve(self, volume: str, wanted: When) -> InstantFacts:
         return self._facts(InstantFacts, "GET", _path(volume, "instant"), params={"at": str(wanted)})
 
+    @contextmanager
+    def diff(self, volume: str, since: Point, until: Point) -> Iterator[Differences]:
+        asked = {"since": str(since), "until": str(until)}
+        with _connected(), self._http.stream("GET", _path(volume, "diff"), params=asked) as answer:
+            if answer.is_error:
+                answer.read()
+                raise from_answer(answer.status_code, _json(answer.text))
+            lines = answer.iter_lines()
+            told = _json(next(lines, ""))
+            if "facts" not in told:
+                raise from_answer(answer.status_code, told)
+            yield Differences(TypeAdapter(DiffFacts).validate_python(told["facts"]), _pages(volume, lines))
+
     def accept_origin(self, volume: str) -> VolumeFacts:
         return self._facts(VolumeFacts, "POST", _path(volume, "accept-origin"))
 
@@ -122,18 +139,36 @@ class RemoteStore:
     def set_store_budget(self, budget: int | None, *, thin: bool) -> StoreRetentionFacts:
         return self._facts(StoreRetentionFacts, "POST", "/retention", json={"budget": budget, "thin": thin})
 
+    def rollback(self, volume: str, to: When | None, *, force: bool) -> RollbackFacts:
+        body = {"to": None if to is None else str(to), "force": force}
+        return self._facts(RollbackFacts, "POST", _path(volume, "rollback"), json=body)
+
+    def clone(self, volume: str, at: When, name: str) -> VolumeFacts:
+        return self._facts(VolumeFacts, "POST", _path(volume, "clone"), json={"name": name, "at": str(at)})
+
+    def scratch_views(self, volume: str) -> tuple[ScratchFacts, ...]:
+        return TypeAdapter(tuple[ScratchFacts, ...]).validate_python(self._ask("GET", _path(volume, "scratch")))
+
+    def release_scratch(self, volume: str, scratch_id: str, *, force: bool) -> ScratchFacts:
+        return self._facts(ScratchFacts, "DELETE", _path(volume, "scratch", scratch_id), params={"force": force})
+
     def compact(self, volume: str) -> CompactFacts:
         return self._facts(CompactFacts, "POST", _path(volume, "compact"))
 
-    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]:
-        with _connected(), self._http.stream("POST", _path(volume, "verify")) as answer:
+    def verify(
+        self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
+    ) -> VerifyFacts:
+        asked: dict[str, int | bool] = {"restart": restart}
+        if rate is not None:
+            asked["rate"] = rate
+        with _connected(), self._http.stream("POST", _path(volume, "verify"), params=asked) as answer:
             if answer.is_error:
                 answer.read()
                 raise from_answer(answer.status_code, _json(answer.text))
             for line in answer.iter_lines():
                 told = _json(line)
                 if "findings" in told:
-                    return TypeAdapter(tuple[FindingFacts, ...]).validate_python(told["findings"])
+                    return TypeAdapter(VerifyFacts).validate_python(told)
                 if "kind" in told:
                     raise from_answer(answer.status_code, told)
                 if progress is not None:
@@ -149,6 +184,18 @@ class RemoteStore:
         if answer.is_error:
             raise from_answer(answer.status_code, _json(answer.text))
         return _json(answer.text)
+
+
+def _pages(volume: str, lines: Iterator[str]) -> Iterator[Extents]:
+    for line in lines:
+        told = _json(line)
+        if "extents" in told:
+            yield [(int(offset), int(length)) for offset, length in told["extents"]]
+        elif "end" in told:
+            return
+        else:
+            raise from_answer(500, told)
+    raise Closed(f"the daemon ended before it had compared {volume}")
 
 
 @contextmanager

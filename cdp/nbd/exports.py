@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -40,6 +41,21 @@ class Export(Protocol):
     @property
     def description(self) -> str | None:
         """One line for people (NBD_INFO_DESCRIPTION); at most 4096 bytes of UTF-8, without NUL."""
+
+    async def since(self, when: str) -> _native.View:
+        """The instant that a client names to learn what changed since then (`x-cdp:changed-since:`), held as long as the view lives. May wait.
+
+        Errors (`cdp.errors`): Invalid for what is no WHEN, NotFound for an instant that cannot be reached, others as they come: the context is not offered.
+        """
+
+    async def instants(self) -> list[str]:
+        """Some that `since` takes, for a client that does not know what to ask for. May wait."""
+
+    def enter(self, attach: Callable[[], int]) -> int:
+        """Begins a session by calling `attach`, in the trio thread; its number, which `attach` gave. Must not block.
+
+        Errors (`cdp.errors`): Busy if no connection may begin now; what `attach` raises.
+        """
 
     def release(self) -> None:
         """Called exactly once, in the trio thread, when the session or the failed handshake ends. Must not block and must not raise."""

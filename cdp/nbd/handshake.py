@@ -252,15 +252,19 @@ class Handshake:
     def _list_contexts(self, data: bytes) -> None:
         self._require_chunks()
         request = wire.decode_context_request(data)
-        offer.contexts_listed(request.queries)
-        self._ask(_Pending(Opt.LIST_META_CONTEXT, request.name, queries=request.queries))
+        since = offer.instants_named(request.queries)
+        self._ask(
+            _Pending(Opt.LIST_META_CONTEXT, request.name, queries=request.queries),
+            since,
+            instants=offer.CHANGED_SINCE in request.queries,
+        )
 
     def _set_contexts(self, data: bytes) -> None:
         self._forget_contexts()
         self._require_chunks()
         request = wire.decode_context_request(data)
-        offer.contexts_selected(request.queries)
-        self._ask(_Pending(Opt.SET_META_CONTEXT, request.name, queries=request.queries))
+        since = offer.instants_named(request.queries)
+        self._ask(_Pending(Opt.SET_META_CONTEXT, request.name, queries=request.queries), since)
 
     def _require_chunks(self) -> None:
         if not self._negotiated.chunked:
@@ -286,23 +290,23 @@ class Handshake:
         self._output.append(wire.reply(Opt.GO, Rep.ACK))
         return self._enter(pending.name)
 
-    def _finish_list_contexts(self, pending: _Pending, _facts: Facts) -> None:
-        for name in offer.contexts_listed(pending.queries):
+    def _finish_list_contexts(self, pending: _Pending, facts: Facts) -> None:
+        for name in offer.contexts_listed(pending.queries, facts):
             self._output.append(wire.reply_meta_context(pending.option, 0, name))
         self._acknowledge(pending.option)
 
-    def _finish_set_contexts(self, pending: _Pending, _facts: Facts) -> None:
+    def _finish_set_contexts(self, pending: _Pending, facts: Facts) -> None:
         self._negotiated.contexts_of = pending.name
-        self._negotiated.contexts = list(enumerate(offer.contexts_selected(pending.queries), start=1))
+        self._negotiated.contexts = list(enumerate(offer.contexts_selected(pending.queries, facts), start=1))
         for context, name in self._negotiated.contexts:
             self._output.append(wire.reply_meta_context(pending.option, context, name))
         self._acknowledge(pending.option)
 
     # --- ends of an option
 
-    def _ask(self, pending: _Pending) -> None:
+    def _ask(self, pending: _Pending, since: tuple[str, ...] = (), *, instants: bool = False) -> None:
         self._pending = pending
-        self._event = OpenExport(pending.name)
+        self._event = OpenExport(pending.name, since, instants)
         self._step(Step.EXPORT_WANTED)
 
     def _acknowledge(self, option: int) -> None:

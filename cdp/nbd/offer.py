@@ -21,6 +21,11 @@ PAYLOAD_BYTES_MAXIMUM = 32 << 20
 
 BASE_ALLOCATION = "base:allocation"
 BASE_WILDCARD = "base:"
+CHANGED_SINCE = "x-cdp:changed-since:"
+"""Followed by a WHEN (cdp/changes.py, `parse_point`). Without one it is a wildcard."""
+CDP_WILDCARD = "x-cdp:"
+CHANGED_SINCE_MAX = 16
+"""Of one option. Each holds an instant, and its extents of a reply take 32 KiB."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,10 @@ class Facts:
     read_only: bool
     multi_conn: bool
     description: str | None = None
+    since: tuple[str, ...] = ()
+    """Of the instants that the client named, as it spelt them, those that can be reached."""
+    instants: tuple[str, ...] = ()
+    """Some that it may name, if it asked for them."""
 
 
 @dataclass
@@ -86,22 +95,29 @@ def information(option: int, facts: Facts, flags: TransmissionFlag, wanted: Iter
     return out + wire.reply_info_block_size(option, BLOCK_BYTES_MINIMUM, BLOCK_BYTES_PREFERRED, PAYLOAD_BYTES_MAXIMUM)
 
 
-def contexts_listed(queries: tuple[str, ...]) -> list[str]:
-    """The names that LIST_META_CONTEXT answers: all without a query, else those that a query names or its wildcard covers."""
-    _check_queries(queries)
-    if not queries or BASE_WILDCARD in queries:
-        return [BASE_ALLOCATION]
-    return contexts_selected(queries)
-
-
-def contexts_selected(queries: tuple[str, ...]) -> list[str]:
-    """The names that SET_META_CONTEXT selects, each once. Wildcards select nothing; unknown names are passed over."""
-    _check_queries(queries)
-    return [BASE_ALLOCATION] if BASE_ALLOCATION in queries else []
-
-
-def _check_queries(queries: tuple[str, ...]) -> None:
+def instants_named(queries: tuple[str, ...]) -> tuple[str, ...]:
+    """The WHENs in the queries, each once, as they are spelt. Malformed for a query that can be none, TooBig for too many instants."""
     for query in queries:
         namespace, colon, _ = query.partition(":")
         if not namespace or not colon:
             raise wire.Malformed(f"the query {query[:80]!r} does not start with a namespace and a colon")
+    named = (query.removeprefix(CHANGED_SINCE) for query in queries if query.startswith(CHANGED_SINCE))
+    instants = tuple(dict.fromkeys(when for when in named if when))
+    if len(instants) > CHANGED_SINCE_MAX:
+        raise wire.TooBig(f"{len(instants)} instants in one option: at most {CHANGED_SINCE_MAX}")
+    return instants
+
+
+def contexts_listed(queries: tuple[str, ...], facts: Facts) -> list[str]:
+    """The names that LIST_META_CONTEXT answers: without a query `base:allocation` and the wildcard for instants, which the specification
+    allows where they are too many to list; else those that a query names or its wildcard covers."""
+    names = [BASE_ALLOCATION] if not queries or BASE_WILDCARD in queries else []
+    names += [CHANGED_SINCE] if not queries or CDP_WILDCARD in queries else []
+    names += [CHANGED_SINCE + when for when in facts.instants]
+    return list(dict.fromkeys(names + contexts_selected(queries, facts)))
+
+
+def contexts_selected(queries: tuple[str, ...], facts: Facts) -> list[str]:
+    """The names that SET_META_CONTEXT selects, each once. Wildcards select nothing; unknown names, and instants that cannot be reached, are passed over."""
+    allocation = [BASE_ALLOCATION] if BASE_ALLOCATION in queries else []
+    return allocation + [CHANGED_SINCE + when for when in facts.since]

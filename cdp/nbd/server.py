@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from cdp import errors
+from cdp.nbd import offer
 from cdp.nbd.exports import Export, Exports
 from cdp.nbd.handshake import Handshake
 from cdp.nbd.offer import Facts
@@ -36,6 +37,8 @@ HANDSHAKE_SECONDS = 30.0
 HANDSHAKES_MAX = 128
 """At once; each may hold some 130 KiB and one export."""
 RECEIVE_BYTES = 64 << 10
+INSTANTS_MAX = 64
+"""Instants that one negotiation holds to tell changes since; each keeps history."""
 
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
 """Seconds, seconds, probes: a peer that vanished without a word frees its session and its export after two minutes."""
@@ -96,6 +99,8 @@ class _Connection:
         self._exports = exports
         self._limits = limits
         self._opened: tuple[str, Export] | None = None
+        # By export name and WHEN. Kept when another name is opened in between: a selection outlives that.
+        self._since: dict[tuple[str, str], _native.View] = {}
 
     async def negotiate(self, seconds: float) -> Enter | None:
         """The handshake's outcome, with all its replies sent; None if the connection is to be closed. Never raises but for cancellation from outside."""
@@ -126,6 +131,13 @@ class _Connection:
         assert self._opened is not None
         (_, export), self._opened = self._opened, None
         return export
+
+    def meanings(self, enter: Enter) -> list[tuple[int, str | _native.View]]:
+        """What the native session is told of the selected contexts: a view where the context tells what changed since it."""
+        views: dict[str, str | _native.View] = {
+            offer.CHANGED_SINCE + when: view for (name, when), view in self._since.items() if name == enter.name
+        }
+        return [(number, views.get(context, context)) for number, context in enter.contexts]
 
     async def _converse(self) -> Enter | End:
         machine = Handshake(self._limits)
@@ -161,7 +173,17 @@ class _Connection:
             names = await self._exports.names()
             return lambda machine: machine.exports_are(names)
         export = await self._open(event.name)
-        facts = Facts(export.name, export.size, export.read_only, export.multi_conn, export.description)
+        since = [when for when in event.since if await self._reaches(export, event.name, when)]
+        instants = await export.instants() if event.instants else ()
+        facts = Facts(
+            export.name,
+            export.size,
+            export.read_only,
+            export.multi_conn,
+            export.description,
+            since=tuple(since),
+            instants=tuple(instants),
+        )
         return lambda machine: machine.export_is(facts)
 
     async def _open(self, name: str) -> Export:
@@ -170,6 +192,19 @@ class _Connection:
             self._release()
             self._opened = (name, await self._exports.open(name))
         return self._opened[1]
+
+    async def _reaches(self, export: Export, name: str, when: str) -> bool:
+        """Whether the export has that instant; resolved once, so that a relative one stays the same for the whole connection."""
+        if (name, when) in self._since:
+            return True
+        if len(self._since) >= INSTANTS_MAX:
+            raise errors.Invalid(f"more than {INSTANTS_MAX} instants in one negotiation")
+        try:
+            self._since[name, when] = await export.since(when)
+        except errors.CdpError as error:
+            log.info("no changes since %.80r of %r: %s", when, export.name, error)
+            return False
+        return True
 
     def _release(self) -> None:
         opened, self._opened = self._opened, None
@@ -227,17 +262,24 @@ class _GatedListener(trio.abc.Listener[trio.SocketStream]):
 def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, token: trio.lowlevel.TrioToken) -> None:
     """Gives a duplicate of the socket to the native session, which closes it; trio's own descriptor is closed by the caller."""
     export = connection.take_export()
-    try:
-        _prepare(connection.stream)
-        session = native.attach(
+
+    def attach() -> int:
+        return native.attach(
             os.dup(connection.stream.socket.fileno()),
             enter.leftover,
             export.handle,
             structured=enter.structured,
             extended=enter.extended,
-            contexts=list(enter.contexts),
+            contexts=connection.meanings(enter),
             on_end=_releaser(export, token),
         )
+
+    try:
+        _prepare(connection.stream)
+        session = export.enter(attach)
+    except errors.Busy as error:
+        log.info("no session for the export %r: %s", enter.name, error)
+        _release(export)
     except Exception:
         log.exception("no session for the export %r", enter.name)
         _release(export)

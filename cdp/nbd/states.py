@@ -38,6 +38,10 @@ class OpenExport:
     """The client names an export: to enter it, to be told of it, or to learn its contexts."""
 
     name: str
+    since: tuple[str, ...] = ()
+    """The instants that it wants to learn the changes since, as it spelt them."""
+    instants: bool = False
+    """Whether it wants to know of instants to ask for."""
 
 
 @dataclass(frozen=True)

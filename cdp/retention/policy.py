@@ -26,6 +26,8 @@ Full = Literal["drop-oldest", "stall", "fail"]
 FULL: tuple[str, ...] = get_args(Full)
 
 BUDGET_MAX = 1 << 62
+SEGMENT_MIN, SEGMENT_MAX = 4 << 20, 64 << 20
+"""Bytes of a segment under a small and a large budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +85,27 @@ def check(policy: Policy) -> Policy:
     return policy
 
 
-def check_budget(policy: Policy, size: int, reserve: int) -> None:
-    """Invalid if a live disk of `size` bytes could outgrow the budget, unless the policy is thin.
-
-    `reserve`: the bytes that the engine keeps for compaction.
-    """
+def check_budget(policy: Policy, size: int) -> None:
+    """Invalid if a live disk of `size` bytes could outgrow the budget, unless the policy is thin."""
     if policy.budget is None or policy.thin:
         return
-    least = least_budget(size, reserve)
+    least = least_budget(size)
     if policy.budget < least:
         raise Invalid(
             f"the live disk alone may come to need a budget of {least} bytes, more than {policy.budget}: give it that, or --thin to promise that it will stay smaller"
         )
 
 
-def least_budget(size: int, reserve: int) -> int:
+def least_budget(size: int) -> int:
     """The smallest budget that a full disk of `size` incompressible bytes leaves room in.
 
     1/16 for headers, index and checkpoints of writes of 4 KiB; slow-down begins at 7/8 of what lies outside the reserve, and the
     live disk must stay below that.
     """
-    return reserve + -(-(size + size // 16) * 8 // 7)
+    hard = -(-(size + size // 16) * 8 // 7)
+    # The reserve is four segments, and 128 segments fill a budget: of 4 MiB at least, of 64 MiB at most (native/engine/src/space.rs).
+    by_budget = -(-hard * 32 // 31)
+    return hard + min(max(by_budget - hard, 4 * SEGMENT_MIN), 4 * SEGMENT_MAX)
 
 
 def encode(policy: Policy) -> bytes:

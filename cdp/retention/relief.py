@@ -62,7 +62,8 @@ def relieve(policy: Policy, facts: Facts, marks: tuple[Mark, ...], now: int) -> 
 def _escalate(facts: Facts, marks: tuple[Mark, ...], need: int) -> Relief:
     if pinned := [pin.lsn for pin in facts.pins if pin.closable and pin.lsn < facts.horizon.lsn]:
         return Relief(close_view=min(pinned))
-    if (floor := _older(facts, marks, facts.latest, need)) is not None:
+    newest = facts.history.last(facts.latest.stamp)
+    if newest is not None and (floor := _older(facts, marks, newest, need)) is not None:
         return Relief(floor=floor, breaks_minimum=True)
     loose = [mark for mark in marks if not mark.held and mark.lsn < facts.horizon.lsn]
     return Relief(drop=min(loose, key=lambda mark: (mark.lsn, mark.name))) if loose else NOTHING
@@ -78,8 +79,10 @@ def shortage(space: Space) -> int:
 
 
 def stuck(space: Space) -> bool:
-    """Whether writes wait and compaction alone cannot change that."""
-    return space.tight and space.hard is not None and space.used - space.dead >= space.hard - space.hard // 32
+    """Whether writes wait, or nearly, and compaction alone cannot change that."""
+    if not space.tight or space.hard is None:
+        return False
+    return space.used - space.dead >= space.hard - (space.hard - (space.soft or 0)) // 8
 
 
 def _older(facts: Facts, marks: tuple[Mark, ...], limit: Point, need: int) -> int | None:

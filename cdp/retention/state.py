@@ -68,7 +68,7 @@ class Space:
 
 
 class History(Protocol):
-    """What a plan looks up in the history at or above the horizon."""
+    """What a plan looks up in the history at or above the horizon, as far as no crash can take it back."""
 
     def last(self, stamp: int, below: int | None = None) -> Point | None:
         """The newest record stamped at or before `stamp`, with an LSN less than `below`; LSN 0 is one. None if there is none."""

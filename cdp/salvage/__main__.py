@@ -17,13 +17,16 @@ from typing import Any
 
 from cdp.errors import CdpError, Corrupt, Invalid
 from cdp.salvage.catalog import find_volume, volume_folders
-from cdp.salvage.check import check_volume
+from cdp.salvage.check import checked_volume
+from cdp.salvage.facts import instant_facts, reach_facts, reach_lines, volume_facts, volume_lines
 from cdp.salvage.files import allow_many_files
-from cdp.salvage.history import Instant
 from cdp.salvage.image import Restored, open_origin, restore
+from cdp.salvage.instants import Instant, resolve
 from cdp.salvage.report import DAMAGE, Report
 from cdp.salvage.volume import Volume, open_volume
-from cdp.salvage.when import When, parse_when, show_stamp
+from cdp.salvage.when import parse_when, show_stamp
+
+_ATTEMPTS = 10
 
 
 def main(arguments: list[str]) -> int:
@@ -100,60 +103,29 @@ def _list(options: argparse.Namespace) -> int:
             found.append({"id": folder.name, "error": str(error)})
             code = error.exit_code
             continue
-        found.append(_facts(volume))
+        found.append(volume_facts(volume))
         volume.close()
     if options.json:
         print(json.dumps({"volumes": found}))
     else:
         for facts in found:
-            _print_facts(facts)
+            print("\n".join(volume_lines(facts)))
     return code
-
-
-def _facts(volume: Volume) -> dict[str, Any]:
-    description, history = volume.description, volume.history
-    latest = history.latest
-    return {
-        "id": description.id,
-        "name": description.name,
-        "size": history.size_at(latest.lsn),
-        "oldest": _instant(Instant(0, history.created)),
-        "latest": _instant(latest),
-        "deleted": None if description.deleted is None else show_stamp(description.deleted),
-        "bookmarks": history.bookmarks(),
-        "stopped_cleanly": volume.manifest.clean,
-        "findings": [finding.json() for finding in volume.report.findings],
-    }
-
-
-def _instant(instant: Instant) -> dict[str, Any]:
-    return {"lsn": instant.lsn, "stamp": instant.stamp, "time": show_stamp(instant.stamp)}
-
-
-def _print_facts(facts: dict[str, Any]) -> None:
-    if "error" in facts:
-        print(f"{facts['id']}: {facts['error']}")
-        return
-    gone = f", deleted {facts['deleted']}" if facts["deleted"] else ""
-    print(f"{facts['name']} ({facts['id']}): {facts['size']} bytes{gone}")
-    for edge in ("oldest", "latest"):
-        print(f"  {edge}: {facts[edge]['time']} (LSN {facts[edge]['lsn']})")
-    for name, lsn in sorted(facts["bookmarks"].items()):
-        print(f"  bookmark {name}: LSN {lsn}")
-    for finding in facts["findings"]:
-        print(f"  {finding['severity']}: {finding['file']}: {finding['text']}")
 
 
 def _check(options: argparse.Namespace) -> int:
     folder = find_volume(options.store, options.volume)
-    report = check_volume(folder)
+    volume = checked_volume(folder)
+    report, reach = volume.report, reach_facts(volume)
     if options.json:
-        print(json.dumps({"volume": folder.name, "damaged": report.damaged, "findings": _json(report)}))
+        facts = {"volume": folder.name, "damaged": report.damaged, **reach, "findings": _json(report)}
+        print(json.dumps(facts))
     else:
         for finding in report.findings:
             print(finding.line())
         count = sum(finding.severity == DAMAGE for finding in report.findings)
         print(f"volume {options.volume}: {f'{count} findings of damage' if count else 'clean'}")
+        print("\n".join(f"  {line}" for line in reach_lines(reach)))
     return Corrupt.exit_code if report.damaged else 0
 
 
@@ -166,32 +138,32 @@ def _restore(options: argparse.Namespace) -> int:
     now = time.time_ns()
     when = parse_when(options.at, now)
     folder = find_volume(options.store, options.volume)
-    try:
-        done = _restore_once(options, folder, target, when, now, believe=False)
-    except Corrupt:  # beside a running writer, read again before a fault is believed
-        done = _restore_once(options, folder, target, when, now, believe=True)
-    return Corrupt.exit_code if done.unreadable else 0
-
-
-def _restore_once(
-    options: argparse.Namespace, folder: Path, target: Path, when: When, now: int, *, believe: bool
-) -> Restored:
-    volume = open_volume(folder)
-    try:
-        instant = volume.history.resolve(when, now)
-        origin = open_origin(volume, options.origin)
-        believe = believe or volume.manifest.clean
+    believe = False  # beside a running writer a fault is believed when it is met again
+    for attempt in range(_ATTEMPTS):
+        volume = open_volume(folder)
         try:
-            done = restore(volume, instant.lsn, target, origin, allow_damage=believe and options.allow_damage)
+            believe = believe or volume.manifest.clean or attempt == _ATTEMPTS - 1
+            return _restore_from(volume, options, target, resolve(volume.history, when, now), believe=believe)
         except Corrupt:
             if believe:
-                _tell_findings(volume)
-            raise
-        _tell_findings(volume)
-    finally:
-        volume.close()
+                raise
+            believe = volume.unchanged()
+        finally:
+            volume.close()
+    raise AssertionError("the last attempt believes what it meets")
+
+
+def _restore_from(volume: Volume, options: argparse.Namespace, target: Path, instant: Instant, *, believe: bool) -> int:
+    origin = open_origin(volume, options.origin)
+    try:
+        done = restore(volume, instant.lsn, target, origin, allow_damage=believe and options.allow_damage)
+    except Corrupt:
+        if believe:
+            _tell_findings(volume)
+        raise
+    _tell_findings(volume)
     _tell_restored(options, volume, instant, done)
-    return done
+    return Corrupt.exit_code if done.unreadable else 0
 
 
 def _tell_findings(volume: Volume) -> None:
@@ -218,7 +190,8 @@ def _tell_restored(options: argparse.Namespace, volume: Volume, instant: Instant
     if options.json:
         facts = {
             "volume": volume.description.name,
-            "at": _instant(instant),
+            "at": instant_facts(instant),
+            "kept_point": instant.kept_point,
             "other_lsn": instant.other_lsn,
             "to": str(options.to),
             "size": done.size,
@@ -231,6 +204,8 @@ def _tell_restored(options: argparse.Namespace, volume: Volume, instant: Instant
         return
     if instant.other_lsn is not None:
         print(f"the clock was set back: this time also names LSN {instant.other_lsn} (say lsn:{instant.other_lsn})")
+    if instant.kept_point:
+        print("that time lies below the horizon; the newest point that is kept before it stands for it")
     print(f"restored {volume.description.name} at LSN {instant.lsn} ({show_stamp(instant.stamp)}) to {options.to}")
     print(f"  {done.size} bytes, {done.data} from the journal, {done.from_origin} from {done.origin or 'no origin'}")
     if done.unreadable:

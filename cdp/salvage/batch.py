@@ -19,8 +19,8 @@ from cdp.salvage.files import SECTOR, StoredFile
 MAGIC = b"CDPB"
 HEADER_BYTES = 64
 ENTRY_BYTES = 20
-DATA, ZERO, TRIM, VOID, CONTROL, DAMAGED = 1, 2, 3, 4, 5, 6
-KIND_NAMES = {DATA: "data", ZERO: "zero", TRIM: "trim", VOID: "void", CONTROL: "control", DAMAGED: "damaged"}
+DATA, ZERO, TRIM, VOID, CONTROL, DAMAGED, ROLLBACK = 1, 2, 3, 4, 5, 6, 7
+COVERING = {DATA: "data", ZERO: "zero", TRIM: "trim", DAMAGED: "damaged"}  # the kinds that cover sectors
 DATA_SECTORS_MAX = 128
 CONTROL_BYTES_MAX = 1 << 20
 _HEADER = struct.Struct("<4sIQQQQIIIIII")
@@ -33,7 +33,10 @@ class PayloadError(Exception):
 
 
 class Entry(NamedTuple):
-    """A directory entry in its place: `start` and `sectors` in sectors, `stamp` in ns, `offset` of the payload's CRC."""
+    """A directory entry in its place: `start` and `sectors` in sectors, `stamp` in ns, `offset` of the payload's CRC.
+
+    The `start` of a rollback is the LSN that it goes back to.
+    """
 
     lsn: int
     stamp: int
@@ -139,8 +142,8 @@ def _shape(directory: bytes) -> tuple[int, int] | None:
         new = not bits & _CONTINUES
         if (
             bits & 0x70
-            or not (records or new)
-            or not _fits(bits & 0x0F, start | start_high, sectors, sectors_high, size)
+            or not (new or (records and bits & 0x0F != ROLLBACK))
+            or not fits(bits & 0x0F, start | start_high, sectors | sectors_high << 32, size)
         ):
             return None
         records += new
@@ -148,15 +151,17 @@ def _shape(directory: bytes) -> tuple[int, int] | None:
     return records, stored
 
 
-def _fits(kind: int, start: int, sectors: int, sectors_high: int, stored: int) -> bool:
-    """`start` is 0 only for a start of 0; `sectors_high` counts 2^32 sectors."""
+def fits(kind: int, start: int, sectors: int, stored: int) -> bool:
+    """Whether an entry obeys the rules on its kind; `start` need only be 0 for a start of 0."""
     if kind == DATA:
-        return not sectors_high and 1 <= sectors <= DATA_SECTORS_MAX and 4 < stored <= 4 + sectors * SECTOR
+        return 1 <= sectors <= DATA_SECTORS_MAX and 4 < stored <= 4 + sectors * SECTOR
     if kind == CONTROL:
-        return not (start or sectors or sectors_high) and 4 <= stored <= 4 + CONTROL_BYTES_MAX
+        return not (start or sectors) and 4 <= stored <= 4 + CONTROL_BYTES_MAX
     if kind == VOID:
-        return not (start or sectors or sectors_high or stored)
-    return kind in (ZERO, TRIM, DAMAGED) and not stored
+        return not (start or sectors or stored)
+    if kind == ROLLBACK:
+        return not (sectors or stored)
+    return kind in COVERING and not stored
 
 
 def checked_payload(file: StoredFile, nonce: bytes, entry: Entry) -> bytes:

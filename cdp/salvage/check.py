@@ -6,25 +6,35 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cdp.errors import NotFound
-from cdp.salvage.batch import CONTROL, DATA, Batch, PayloadError, checked_payload
+from cdp.salvage.batch import CONTROL, DATA, Batch, PayloadError
 from cdp.salvage.checkpoint import check_checkpoint
+from cdp.salvage.compacted import ACTIVITY
 from cdp.salvage.extents import ExtentMap
 from cdp.salvage.files import PAGE, StoredFile
 from cdp.salvage.footer import check_footer
-from cdp.salvage.manifest import CheckpointItem
+from cdp.salvage.hints import Thinned, thinned
+from cdp.salvage.items import CheckpointItem, RunItem
 from cdp.salvage.recovery import Kept
 from cdp.salvage.report import DAMAGE, Finding, Report
+from cdp.salvage.runfile import check_run
 from cdp.salvage.segment import Segment
 from cdp.salvage.volume import Volume, open_volume
 
-_ATTEMPTS = 3
-_FIXED_NAMES = ("volume.0", "volume.1", "manifest.0", "manifest.1", "lock")
-_JOURNAL_NAME = re.compile(r"(segment|checkpoint)-[0-9a-f]{8}")
+_ATTEMPTS = 10
+_FIXED_NAMES = ("volume.0", "volume.1", "manifest.0", "manifest.1", "lock", "reserve", "verify.json")
+_JOURNAL_NAME = re.compile(r"(segment|checkpoint|run)-[0-9a-f]{8}")
 
 
 def check_volume(folder: Path) -> Report:
-    """Checks a volume; beside a running writer, once more before damage is believed. Raises what open_volume raises."""
+    """What `checked_volume` finds."""
+    return checked_volume(folder).report
+
+
+def checked_volume(folder: Path) -> Volume:
+    """Checks a volume; its `report` has the findings, its files are closed. Raises what open_volume raises.
+
+    Beside a running writer, damage is believed when it is found twice.
+    """
     before: set[Finding] = set()
     for _ in range(_ATTEMPTS):
         volume = open_volume(folder)
@@ -36,7 +46,7 @@ def check_volume(folder: Path) -> Report:
         if damage == before or (volume.manifest.clean and volume.unchanged()):
             break
         before = damage
-    return volume.report
+    return volume
 
 
 def _check(volume: Volume) -> None:
@@ -47,7 +57,11 @@ def _check(volume: Volume) -> None:
         _check_echoes(segment, volume)
         if segment.item.sealed:
             check_footer(segment, volume.journal, volume.history, volume.report)
-    _check_checkpoints(volume)
+    may_lack = thinned(volume.journal, volume.history.horizon.lsn)
+    for item in volume.manifest.runs.values():
+        if (file := _file(volume, item)) is not None:
+            check_run(volume, item, file, may_lack)
+    _check_checkpoints(volume, may_lack)
     _check_folder(volume)
 
 
@@ -57,8 +71,8 @@ def _check_piece(volume: Volume, piece: Kept) -> None:
         try:
             if entry.kind == DATA:
                 volume.content(entry)
-            elif entry.kind == CONTROL and segment.file is not None:
-                checked_payload(segment.file, segment.volume_nonce, entry)
+            elif entry.kind in (CONTROL, ACTIVITY):
+                segment.payload(entry)
         except PayloadError as error:
             where = (entry.start, entry.sectors) if entry.kind == DATA else (None, None)
             volume.report.damage(
@@ -99,35 +113,28 @@ def _counts(segment: Segment, batch: Batch, volume: Volume) -> bool:
     return segment.owns(batch) and (segment.item.sealed or cut is None or batch.last_lsn < cut)
 
 
-def _check_checkpoints(volume: Volume) -> None:
-    extents = ExtentMap()
-    entries = volume.journal.entries()
-    waiting = next(entries, None)
+def _check_checkpoints(volume: Volume, may_lack: Thinned) -> None:
+    extents, done = ExtentMap(), 0
     for item in sorted(volume.manifest.checkpoints.values(), key=lambda item: item.lsn):
-        while waiting is not None and waiting.lsn <= item.lsn:
-            extents.apply(waiting)
-            waiting = next(entries, None)
-        _check_one(volume, item, extents)
+        if not volume.history.path(item.lsn).holds(done):  # a rollback led away from what the map shows
+            extents, done = ExtentMap(), 0
+        for entry in volume.entries_at(item.lsn, behind=done):
+            extents.apply(entry)
+        done = item.lsn
+        if (file := _file(volume, item)) is not None:
+            check_checkpoint(volume, item, file, extents, may_lack)
 
 
-def _check_one(volume: Volume, item: CheckpointItem, extents: ExtentMap) -> None:
-    try:
-        file = StoredFile(volume.folder / item.file_name)
-    except NotFound:
+def _file(volume: Volume, item: CheckpointItem | RunItem) -> StoredFile | None:
+    file = volume.files[item.file_name]
+    if file is None:
         volume.report.damage(item.file_name, "the manifest names it, but there is no such file")
-        return
-    try:
-        check_checkpoint(volume, item, file, extents)
-    finally:
-        file.close()
+    return file
 
 
 def _check_folder(volume: Volume) -> None:
-    manifest = volume.manifest
-    named = {item.file_name for item in manifest.segments.values()}
-    named |= {item.file_name for item in manifest.checkpoints.values()}
     for path in sorted(volume.folder.iterdir()):
-        if path.name in named or path.name in _FIXED_NAMES:
+        if path.name in volume.files or path.name in _FIXED_NAMES:
             continue
         if path.name.endswith(".tmp") or _JOURNAL_NAME.fullmatch(path.name):
             volume.report.note(path.name, "the manifest does not name it, as a crash leaves it or a writer is about to")

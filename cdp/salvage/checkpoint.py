@@ -1,29 +1,31 @@
 """A checkpoint's extent map against the map rebuilt from the segments (docs/format.md, "Checkpoints").
 
 Two maps are the same when each sector reads the same: from the same payload at the same place, as zeros, as lost, or
-from below. Which of several neighbouring zero records a sector comes from does not matter.
+from below. Which of several neighbouring zero records a sector comes from does not matter, since a checkpoint merges
+them. It may still show what compaction has given up since, where a newer record covers it at every instant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from cdp.salvage.batch import DATA, TRIM, ZERO
-from cdp.salvage.extents import Extent, ExtentMap
+from cdp.salvage.batch import DATA
+from cdp.salvage.extents import ExtentMap
 from cdp.salvage.files import PAGE, SECTOR, StoredFile
 from cdp.salvage.header import CHECKPOINT_MAGIC, is_own_file
-from cdp.salvage.history import History
+from cdp.salvage.hints import Shown, Thinned
 from cdp.salvage.index import IndexFile
-from cdp.salvage.manifest import CheckpointItem
+from cdp.salvage.items import CheckpointItem
+from cdp.salvage.lineage import Path
 from cdp.salvage.run import RunEntry
-from cdp.salvage.sections import CHECKPOINT_TAGS, SHARD_TAGS, controls, rows, words
+from cdp.salvage.runfile import shown_entry
+from cdp.salvage.sections import CHECKPOINT_TAGS, RUN_TAGS, controls, rows, words
 from cdp.salvage.volume import Volume
 
 SHARD_SECTORS = 1 << 21
 _SHARD_ROW = "<QQIIQQ"
-
-Piece = tuple[int, int, str, int, int, int]  # start, end, what it shows, LSN, segment, payload offset; of data only
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,25 @@ class _Shard:
     entries: int
 
 
-def check_checkpoint(volume: Volume, item: CheckpointItem, file: StoredFile, extents: ExtentMap) -> None:
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """The map that a checkpoint must show: `extents` of the records on `path`, which ends at `lsn`."""
+
+    lsn: int
+    path: Path
+    extents: ExtentMap
+    thinned: Thinned
+    sectors: int
+
+
+def check_checkpoint(
+    volume: Volume, item: CheckpointItem, file: StoredFile, extents: ExtentMap, thinned: Thinned
+) -> None:
     """Reads a whole checkpoint and compares it with `extents`, the map at its LSN."""
     index = IndexFile(file, item.nonce.to_bytes(8, "little"), volume.report)
     if file.size != item.file_bytes:
         index.complain(f"the file has {file.size} bytes, the manifest says {item.file_bytes}")
-    if not is_own_file(file, CHECKPOINT_MAGIC, volume.folder.name, item.id, item.nonce, volume.report):
+    if not is_own_file(file, CHECKPOINT_MAGIC, volume.lineage.family, item.id, item.nonce, volume.report):
         return
     trailer = index.trailer(b"CDPCKPT1")
     if trailer is None:
@@ -50,12 +65,13 @@ def check_checkpoint(volume: Volume, item: CheckpointItem, file: StoredFile, ext
         index.complain(f"the manifest says LSN {item.lsn}, the trailer {trailer.first_lsn}")
     stored = index.sections(trailer.index_offset, CHECKPOINT_TAGS)
     index.zeros(stored.end, index.end)
-    _check_controls(index, stored.bodies.get(b"CTRL", b""), item.lsn, volume.history)
-    size = volume.history.size_at(item.lsn) // SECTOR
+    _check_controls(index, stored.bodies.get(b"CTRL", b""), item.lsn, volume, thinned)
+    history = volume.history
+    wanted = _Map(item.lsn, history.path(item.lsn), extents, thinned, history.size_at(item.lsn) // SECTOR)
     position = PAGE
     for shard in _shards(index, stored.bodies.get(b"SHRD")):
         index.zeros(position, shard.blocks_offset)
-        position = max(position, _check_shard(index, shard, extents, size))
+        position = max(position, _check_shard(index, shard, wanted))
     index.zeros(position, trailer.index_offset)
 
 
@@ -70,22 +86,24 @@ def _shards(index: IndexFile, body: bytes | None) -> list[_Shard]:
     return sorted(shards, key=lambda shard: shard.blocks_offset)
 
 
-def _check_controls(index: IndexFile, body: bytes, lsn: int, history: History) -> None:
-    wanted = [(control.lsn, control.stamp, control.text) for control in history.controls if control.lsn <= lsn]
+def _check_controls(index: IndexFile, body: bytes, lsn: int, volume: Volume, thinned: Thinned) -> None:
+    stored = volume.history.controls
+    wanted = [(control.lsn, control.stamp, control.text) for control in stored if control.lsn <= lsn]
     try:
         found = controls(body)
     except ValueError as error:
         index.complain(f"CTRL: {error}")
         return
-    if found != wanted:
+    given_up = [row for row in found if row not in wanted and thinned.may_lack(row[0])]
+    if [row for row in found if row not in given_up] != wanted:
         index.complain(f"CTRL: {len(found)} control records, not the {len(wanted)} of the segments")
 
 
-def _check_shard(whole: IndexFile, shard: _Shard, extents: ExtentMap, size: int) -> int:
+def _check_shard(whole: IndexFile, shard: _Shard, wanted: _Map) -> int:
     index = replace(whole, prefix=f"shard {shard.number}: ")
     blocks = index.blocks(shard.blocks_offset, shard.narrow_blocks + shard.wide_blocks)
     index.zeros(shard.blocks_offset + PAGE * len(blocks), shard.sections_offset)
-    stored = index.sections(shard.sections_offset, SHARD_TAGS)
+    stored = index.sections(shard.sections_offset, RUN_TAGS)
     index.fences(stored.bodies.get(b"FENC"), blocks)
     entries = [entry for block in blocks for entry in block or ()]
     try:
@@ -99,63 +117,42 @@ def _check_shard(whole: IndexFile, shard: _Shard, extents: ExtentMap, size: int)
     if len(entries) != shard.entries:
         index.complain(f"{len(entries)} entries, SHRD says {shard.entries}")
     start = shard.number * SHARD_SECTORS
-    end = min(start + SHARD_SECTORS, size)
-    found = _merged(_stored_pieces(entries, table, end))
-    wanted = _merged(_rebuilt_pieces(extents.between(start, end)))
-    if found != wanted:
-        index.complain(f"its map is not the one of the segments: {_difference(found, wanted)}")
+    end = min(start + SHARD_SECTORS, wanted.sectors)
+    found = [_shown(entry, table, end) for entry in sorted(entries, key=lambda entry: entry.start) if entry.start < end]
+    rebuilt = [shown_entry(entry)._replace(start=at, end=to) for at, to, entry in wanted.extents.between(start, end)]
+    for one, other in _overlaid(found, rebuilt):
+        if not _agree(one, other, wanted):
+            index.complain(
+                f"its map is not the one of the segments: {one or 'nothing'} where {other or 'nothing'} belongs"
+            )
+            break
     return stored.end
 
 
-def _stored_pieces(entries: list[RunEntry], table: list[int], size: int) -> Iterator[Piece]:
-    for entry in sorted(entries, key=lambda entry: entry.start):
-        end = min(entry.start + entry.sectors, size)
-        if entry.start >= end:
-            continue
-        if entry.kind == DATA:
-            origin = entry.start - entry.skip
-            yield (
-                entry.start,
-                end,
-                f"data from {origin}+{entry.whole}",
-                entry.lsn,
-                table[entry.segment_index],
-                entry.offset,
-            )
-        else:
-            yield entry.start, end, _shown(entry.kind), 0, 0, 0
+def _shown(entry: RunEntry, table: list[int], end: int) -> Shown:
+    place = (table[entry.segment_index], entry.offset, entry.stored) if entry.kind == DATA else (0, 0, 0)
+    return Shown(entry.start, min(entry.end, end), entry.kind, entry.lsn, entry.start - entry.skip, entry.whole, *place)
 
 
-def _rebuilt_pieces(extents: Iterable[Extent]) -> Iterator[Piece]:
-    for start, end, entry in extents:
-        if entry.kind == DATA:
-            yield start, end, f"data from {entry.start}+{entry.sectors}", entry.lsn, entry.segment, entry.offset
-        else:
-            yield start, end, _shown(entry.kind), 0, 0, 0
+def _overlaid(one: list[Shown], other: list[Shown]) -> Iterator[tuple[Shown | None, Shown | None]]:
+    """What two maps show, wherever one of them changes."""
+    edges = sorted({edge for shown in (*one, *other) for edge in shown[:2]})
+    at = [0, 0]
+    for start, end in pairwise(edges):
+        cut: list[Shown | None] = []
+        for side, shown in enumerate((one, other)):
+            while at[side] < len(shown) and shown[at[side]].end <= start:
+                at[side] += 1
+            covers = at[side] < len(shown) and shown[at[side]].start <= start
+            cut.append(shown[at[side]]._replace(start=start, end=end) if covers else None)
+        yield cut[0], cut[1]
 
 
-def _shown(kind: int) -> str:
-    return "zeros" if kind in (ZERO, TRIM) else "lost"
-
-
-def _merged(pieces: Iterable[Piece]) -> list[Piece]:
-    merged: list[Piece] = []
-    for piece in pieces:
-        if merged and merged[-1][1] == piece[0] and merged[-1][2:] == piece[2:]:
-            merged[-1] = (merged[-1][0], *piece[1:])
-        else:
-            merged.append(piece)
-    return merged
-
-
-def _difference(found: list[Piece], wanted: list[Piece]) -> str:
-    for one, other in zip(found, wanted, strict=False):
-        if one != other:
-            return f"{_show(one)} where {_show(other)} belongs"
-    return f"{len(found)} extents where {len(wanted)} belong"
-
-
-def _show(piece: Piece) -> str:
-    start, end, what, lsn, segment, offset = piece
-    source = f" of LSN {lsn} in segment {segment} at {offset}" if lsn else ""
-    return f"{start}..{end} {what}{source}"
+def _agree(found: Shown | None, rebuilt: Shown | None, wanted: _Map) -> bool:
+    """Whether the checkpoint is right about a stretch: as the segments say, or what they have given up since."""
+    if found is None or (rebuilt is not None and wanted.thinned.same(found, rebuilt)):
+        return found is not None or rebuilt is None
+    covered = rebuilt.lsn if rebuilt else 0
+    if found.kind == DATA:
+        return found.lsn > covered and wanted.path.holds(found.lsn) and wanted.thinned.may_lack(found.lsn)
+    return wanted.thinned.may_lack_between(covered, wanted.lsn)

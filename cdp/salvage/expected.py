@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
-from cdp.salvage.batch import CONTROL, DATA, TRIM, VOID, ZERO, Batch, Entry
+from cdp.salvage.batch import COVERING, DATA, TRIM, ZERO, Batch, Entry, PayloadError
+from cdp.salvage.compacted import ACTIVITY, activity_rows
 from cdp.salvage.files import PAGE, SECTOR
 from cdp.salvage.history import History
 from cdp.salvage.indexed import Indexed
@@ -50,7 +52,7 @@ class Expected:
         self.last = entry
         self.entries += 1
         minute = self.minutes.setdefault(entry.stamp // _MINUTE_NS, [0, 0, 0, 0])
-        if entry.kind in (VOID, CONTROL):
+        if entry.kind not in COVERING:
             return
         offset = entry.offset if entry.kind == DATA else 0
         self.run.append(
@@ -73,15 +75,31 @@ def expected_footer(segment: Segment, journal: Journal, history: History) -> Exp
         if not isinstance(piece, Kept):
             expected.lost.append(piece)
             continue
-        expected.add_batch(piece.batch)
+        if isinstance(piece.batch, Batch):
+            expected.add_batch(piece.batch)
         for entry in piece.entries():
             expected.add(entry)
     if expected.first and expected.last:
         first, last = expected.first.lsn, expected.last.lsn
-        expected.controls = [(c.lsn, c.stamp, c.text) for c in history.controls if first <= c.lsn <= last]
+        expected.controls = [(c.lsn, c.stamp, c.text) for c in history.controls_stored if first <= c.lsn <= last]
+    expected.run.sort(key=lambda entry: (entry.start, entry.lsn))
+    if segment.item.compacted:
+        expected.minutes = _stored_minutes(segment)
+        expected.tails = {max((batch.end for batch in segment.packed), default=PAGE)}
+        return expected
     batches = [batch for batch in segment.batches if segment.owns(batch)]
     expected.flush_points = sorted({batch.durable_lsn for batch in batches if batch.is_flush_point})
     payload_end = expected.last.offset + expected.last.stored if expected.last else 0
     expected.tails = {max((batch.end for batch in batches), default=PAGE), payload_end}
-    expected.run.sort(key=lambda entry: (entry.start, entry.lsn))
     return expected
+
+
+def _stored_minutes(segment: Segment) -> dict[int, list[int]]:
+    """The activity of the segments that a compacted one replaced. A damaged payload is told where payloads are checked."""
+    minutes: dict[int, list[int]] = {}
+    for batch in segment.packed:
+        for entry in segment.entries(batch):
+            if entry.kind == ACTIVITY:
+                with contextlib.suppress(PayloadError, ValueError):
+                    minutes |= {row[0]: list(row[1:]) for row in activity_rows(segment.payload(entry))}
+    return minutes

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-from cdp.salvage.batch import CONTROL, VOID, Entry
+from cdp.salvage.batch import COVERING, Entry
 
 Extent = tuple[int, int, Entry]
 _LEAF_EXTENTS_MAX = 512
@@ -24,7 +24,7 @@ class ExtentMap:
 
     def apply(self, entry: Entry) -> None:
         """Lets a later record's entry cover what came before."""
-        if entry.kind not in (VOID, CONTROL) and entry.sectors:
+        if entry.kind in COVERING and entry.sectors:
             self.cover(entry.start, entry.end, entry)
 
     def cover(self, start: int, end: int, entry: Entry) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cdp.salvage import sections
-from cdp.salvage.batch import DATA, KIND_NAMES, TRIM, ZERO
+from cdp.salvage.batch import COVERING, DATA, TRIM, ZERO
 from cdp.salvage.crc import extend_crc32c
 from cdp.salvage.expected import Expected, expected_footer
 from cdp.salvage.files import PAGE
 from cdp.salvage.history import History
 from cdp.salvage.index import Block, IndexFile, Trailer
 from cdp.salvage.indexed import Indexed
-from cdp.salvage.manifest import SegmentItem
+from cdp.salvage.items import SegmentItem
 from cdp.salvage.recovery import Journal, Lost
 from cdp.salvage.report import Report
 from cdp.salvage.run import NARROW_SECTORS_MAX, RunEntry
@@ -55,6 +55,12 @@ def check_footer(segment: Segment, journal: Journal, history: History, report: R
 def _compare_item(index: IndexFile, segment: Segment, expected: Expected) -> None:
     item, first, last = segment.item, expected.first, expected.last
     if expected.lost or first is None or last is None:
+        return
+    if item.compacted:  # its LSNs and stamps are those of the segments that it replaced
+        if item.entries not in (0, expected.entries):
+            index.complain(f"the manifest says {item.entries} entries, the batches {expected.entries}")
+        if not item.first_lsn <= first.lsn <= last.lsn <= item.last_lsn:
+            index.complain(f"LSNs {first.lsn} to {last.lsn}, the manifest says {item.first_lsn} to {item.last_lsn}")
         return
     for what, said, found in (
         ("number of entries", item.entries or expected.entries, expected.entries),  # 0: the list was rebuilt
@@ -127,7 +133,7 @@ def _difference(found: list[RunEntry], wanted: list[RunEntry]) -> str:
 def _show(entry: RunEntry) -> str:
     place = f", {entry.stored} bytes at {entry.offset}" if entry.kind == DATA else ""
     sliced = f", {entry.skip} skipped of {entry.whole}" if (entry.skip, entry.whole) != (0, entry.sectors) else ""
-    where = f"{KIND_NAMES[entry.kind]} {entry.start}..{entry.end} of LSN {entry.lsn}"
+    where = f"{COVERING[entry.kind]} {entry.start}..{entry.end} of LSN {entry.lsn}"
     return f"{where}, table index {entry.segment_index}{place}{sliced}"
 
 

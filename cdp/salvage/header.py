@@ -1,4 +1,4 @@
-"""Page 0 of a segment or checkpoint (docs/format.md, "Segments").
+"""Page 0 of a segment, run or checkpoint (docs/format.md, "Segments").
 
 It repeats what the manifest says. It is needed to tell a foreign file, which is not read, from a damaged header, which is
 reported and read past; and to list the segments where both manifests are lost.
@@ -16,7 +16,9 @@ from cdp.salvage.report import Report
 
 SEGMENT_MAGIC = b"CDPSEG01"
 CHECKPOINT_MAGIC = b"CDPCKP01"
-_FORMAT = 1
+RUN_MAGIC = b"CDPRUN01"
+COMPACTED_VERSION = 2
+_FORMAT = 2
 _FIELDS = struct.Struct("<8sII16sI4xQQQ")
 
 
@@ -29,6 +31,7 @@ class FileHeader:
     nonce: int = 0
     epoch: int = 0
     created: int = 0
+    version: int = 0
     problem: str = ""
 
 
@@ -44,17 +47,22 @@ def read_file_header(file: StoredFile, magic: bytes) -> FileHeader:
         return FileHeader(problem="the magic is wrong")
     if version > _FORMAT:
         raise Invalid(f"{file.path}: format version {version}; this reader knows {_FORMAT}")
-    return FileHeader(volume.hex(), number, nonce, epoch, created)
+    return FileHeader(volume.hex(), number, nonce, epoch, created, version)
 
 
-def is_own_file(file: StoredFile, magic: bytes, volume: str, number: int, nonce: int, report: Report) -> bool:
-    """Whether the file is the one that the manifest means; a damaged header alone does not make it another one."""
+def is_own_file(
+    file: StoredFile, magic: bytes, family: frozenset[str], number: int, nonce: int, report: Report
+) -> bool:
+    """Whether the file is the one that the manifest means; a damaged header alone does not make it another one.
+
+    `family`: the ids of the volume and of those that it was cloned from, which wrote the files that it shares with them.
+    """
     segment = number if magic == SEGMENT_MAGIC else None
     header = read_file_header(file, magic)
     if header.problem:
         report.damage(file.name, f"header: {header.problem}", segment=segment)
         return True
-    if (header.volume, header.number, header.nonce) == (volume, number, nonce):
+    if header.volume in family and (header.number, header.nonce) == (number, nonce):
         return True
     report.damage(file.name, f"a foreign file: number {header.number} of volume {header.volume}", segment=segment)
     return False

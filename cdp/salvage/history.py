@@ -1,190 +1,169 @@
-"""What a volume's records say as a whole: its sizes, bookmarks, clock epochs, and which LSN an instant names.
+"""What a volume's records say as a whole: its sizes, bookmarks, rollbacks and clock epochs, and what can be reached.
 
-docs/format.md, "The state at an LSN". LSN 0 is the state before the first record, at the volume's creation.
+docs/format.md, "The state at an LSN", "Lineage". Records of an ancestor behind the base are none of this volume's: they
+are in `controls_stored` alone, which is what the files hold.
 """
 
 from __future__ import annotations
 
-import json
-from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cdp.errors import Invalid, NotFound
-from cdp.salvage.batch import CONTROL, Entry, PayloadError, checked_payload
-from cdp.salvage.catalog import SECTORS_MAX
-from cdp.salvage.files import SECTOR
+from cdp.salvage.batch import CONTROL, ROLLBACK, Entry, PayloadError
+from cdp.salvage.controls import Control, bookmarks_of, decode_control, resized_to, rollback_control, rolled_back_to
 from cdp.salvage.indexed import Indexed
+from cdp.salvage.items import Manifest, Mark
+from cdp.salvage.lineage import Jump, Lineage, Path, path_of
 from cdp.salvage.recovery import Journal, Kept, Lost
 from cdp.salvage.report import Report
 from cdp.salvage.segment import Segment
-from cdp.salvage.when import Bookmark, Edge, Number, When, show_stamp
 
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A control record. `fields` is its JSON object, or None where it is none; `text` its bytes as they are stored."""
-
-    lsn: int
-    stamp: int
-    text: bytes
-    fields: dict[str, object] | None
+Piece = Kept | Lost | Indexed
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The records of one batch, or lost ones: LSNs first..last with their stamps."""
+    """Records of one piece of the journal, all above the horizon: LSNs first..last with their stamps."""
 
-    piece: Kept | Lost | Indexed
+    piece: Piece
     first_lsn: int
     first_stamp: int
     last_lsn: int
     last_stamp: int
 
+    def marks(self) -> Iterator[Mark]:
+        """Each entry of the records; the first number alone where nothing is known of them."""
+        clock_epoch = self.piece.clock_epoch
+        yield Mark(self.first_lsn, self.first_stamp, clock_epoch)
+        for entry in self.piece.entries():
+            if self.first_lsn <= entry.lsn <= self.last_lsn:
+                yield Mark(entry.lsn, entry.stamp or self.first_stamp, clock_epoch)
 
-@dataclass(frozen=True, slots=True)
-class Instant:
-    """A position in the history. `other_lsn`: the second candidate of an ambiguous time, else None."""
 
-    lsn: int
-    stamp: int
-    other_lsn: int | None = None
+@dataclass(slots=True)
+class Clock:
+    """A clock epoch: the first and last stamp of its records, and its stretches above the horizon."""
+
+    began: int
+    ended: int
+    stretches: list[Stretch] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class History:
-    """A volume's timeline. `size` in bytes and `created` (a stamp) are those of LSN 0."""
+    """A volume's timeline. `size` in bytes and `created` (a stamp) are those of LSN 0.
+
+    `marks`: the points below the horizon, then the horizon. `controls_stored` also holds an ancestor's later records.
+    """
 
     size: int
     created: int
+    lineage: Lineage
+    marks: list[Mark]
     stretches: list[Stretch] = field(default_factory=list)
-    controls: list[Control] = field(default_factory=list)
-    clock_epochs: dict[int, list[Stretch]] = field(default_factory=dict)
+    controls_stored: list[Control] = field(default_factory=list)
+    rollbacks: list[Jump] = field(default_factory=list)
+    clocks: dict[int, Clock] = field(default_factory=dict)
 
     @property
-    def latest(self) -> Instant:
-        """The last record."""
-        if not self.stretches:
-            return Instant(0, self.created)
-        return Instant(self.stretches[-1].last_lsn, self.stretches[-1].last_stamp)
+    def horizon(self) -> Mark:
+        """From here on every record is an instant."""
+        return self.marks[-1]
+
+    @property
+    def controls(self) -> list[Control]:
+        """The control records of this timeline, and its rollbacks as an index writes them."""
+        return [control for control in self.controls_stored if self.lineage.exists(control.lsn)]
+
+    def bookmarks(self) -> dict[str, int]:
+        """The LSN of each bookmark. They belong to the timeline: a rollback leaves them."""
+        return bookmarks_of(self.controls)
+
+    def path(self, lsn: int) -> Path:
+        """The records that make up the state at an LSN."""
+        return path_of(lsn, self.lineage.jumps(self.rollbacks))
 
     def size_at(self, lsn: int) -> int:
         """The volume's size in bytes at an LSN."""
-        size = self.size
-        for control in self.controls:
-            if control.lsn <= lsn and (resized := resized_to(control.fields)) is not None:
-                size = resized
-        return size
-
-    def bookmarks(self) -> dict[str, int]:
-        """The LSN of each bookmark: the newest of a name counts, unless it was removed later."""
-        marks: dict[str, int] = {}
-        for control in self.controls:
-            fields = control.fields or {}
-            name, lsn = fields.get("name"), fields.get("lsn")
-            if fields.get("type") == "bookmark" and isinstance(name, str) and isinstance(lsn, int):
-                marks[name] = lsn
-            elif fields.get("type") == "bookmark-removed" and isinstance(name, str):
-                marks.pop(name, None)
-        return marks
-
-    def resolve(self, when: When, now: int) -> Instant:
-        """The LSN that `when` names. Raises NotFound for an unknown bookmark, Invalid outside the reachable range."""
-        if isinstance(when, Edge):
-            return self.latest if when.newest else Instant(0, self.created)
-        if isinstance(when, Number):
-            return self._at_lsn(when.lsn)
-        if isinstance(when, Bookmark):
-            marks = self.bookmarks()
-            if when.name not in marks:
-                raise NotFound(f"no bookmark {when.name}; there are: {', '.join(sorted(marks)) or 'none'}")
-            return self._at_lsn(marks[when.name])
-        if when.stamp > max(now, self.latest.stamp):
-            raise Invalid(f"{show_stamp(when.stamp)} is in the future; {self.range()}")
-        return self._at_time(when.stamp)
-
-    def range(self) -> str:
-        """The range that can be reached, for people."""
-        latest = self.latest
-        return f"reachable: LSN 0 ({show_stamp(self.created)}) to LSN {latest.lsn} ({show_stamp(latest.stamp)})"
-
-    def _at_lsn(self, lsn: int) -> Instant:
-        if lsn > self.latest.lsn:
-            raise Invalid(f"there is no LSN {lsn} yet; {self.range()}")
-        at = bisect_right(self.stretches, lsn, key=lambda stretch: stretch.first_lsn) - 1
-        if at < 0:
-            return Instant(lsn, self.created)
-        stretch = self.stretches[at]
-        known = [entry.stamp for entry in stretch.piece.entries() if entry.lsn <= lsn]
-        return Instant(lsn, known[-1])
-
-    def _at_time(self, stamp: int) -> Instant:
-        epochs = {number: stretches[0].first_stamp for number, stretches in self.clock_epochs.items()}
-        epochs[0] = self.created  # clock epoch 0 also holds the time from creation to the first record
-        holding = [number for number, began in epochs.items() if began <= stamp]
-        if not holding:
-            raise Invalid(f"{show_stamp(stamp)} is before the volume's creation; {self.range()}")
-        newest = max(holding)
-        found = self._newest_at(newest, stamp)
-        other = None
-        for number in sorted(holding):
-            last = self.clock_epochs[number][-1].last_stamp if number in self.clock_epochs else self.created
-            if number < newest and stamp <= last and epochs[newest] <= last:
-                other = self._newest_at(number, stamp).lsn
-        return Instant(found.lsn, found.stamp, other)
-
-    def _newest_at(self, clock_epoch: int, stamp: int) -> Instant:
-        stretches = self.clock_epochs.get(clock_epoch, [])
-        at = bisect_right(stretches, stamp, key=lambda stretch: stretch.first_stamp) - 1
-        if at < 0:
-            return Instant(0, self.created)
-        found = [entry for entry in stretches[at].piece.entries() if entry.stamp <= stamp][-1]
-        return Instant(found.lsn, found.stamp)
+        path = self.path(lsn)
+        sizes = [resized_to(control) for control in self.controls if path.holds(control.lsn)]
+        return [self.size, *(size for size in sizes if size is not None)][-1]
 
 
-def read_history(journal: Journal, size: int, created: int, report: Report) -> History:
-    """Reads the records' stamps and the control records; a control record that is damaged is reported and left out."""
-    history = History(size, created)
+def read_history(
+    journal: Journal, lineage: Lineage, manifest: Manifest, size: int, created: int, report: Report
+) -> History:
+    """Reads the records' stamps, rollbacks and control records; what is damaged is reported and left out."""
+    horizon = manifest.horizon or Mark(0, created, 0)
+    below = [mark for lsn, mark in sorted(manifest.points.items()) if lsn < horizon.lsn and lineage.exists(lsn)]
+    history = History(size, created, lineage, [*below, horizon])
+    for mark in history.marks:
+        _tick(history, mark.clock_epoch, mark.stamp)
+    for item in manifest.segments.values():
+        if item.compacted and lineage.exists(item.last_lsn):
+            _tick(history, item.clock_epoch, item.first_stamp, item.last_stamp)
     for piece in journal.pieces:
-        if isinstance(piece, Indexed):
-            history.controls += [_control(piece.segment, *row, report) for row in piece.controls]
-        first = last = None
-        for entry in piece.entries():
-            first = first or entry
-            last = entry
-            if entry.kind == CONTROL and (control := _read_control(piece.segment, entry, report)) is not None:
-                history.controls.append(control)
-        if first is None or last is None:
-            continue
-        stretch = Stretch(piece, first.lsn, first.stamp or created, piece.last_lsn, last.stamp or created)
-        history.stretches.append(stretch)
-        history.clock_epochs.setdefault(piece.clock_epoch, []).append(stretch)
+        _read_piece(history, piece, report)
     return history
 
 
-def resized_to(fields: dict[str, object] | None) -> int | None:
-    """The size in bytes that a resize sets; None where the record is no valid resize."""
-    size = fields.get("size") if fields and fields.get("type") == "resize" else None
-    valid = isinstance(size, int) and size % SECTOR == 0 and 1 <= size // SECTOR <= SECTORS_MAX
-    return size if valid and isinstance(size, int) else None
+def _read_piece(history: History, piece: Piece, report: Report) -> None:
+    if isinstance(piece, Indexed):
+        for lsn, stamp, text in piece.controls:
+            control = decode_control(lsn, stamp, text)
+            _add_control(history, piece.segment, control, report)
+            if (back := rolled_back_to(control)) is not None:
+                _add_rollback(history, piece.segment, lsn, back, report)
+    first = above = last = None
+    for entry in piece.entries():
+        if entry.kind == CONTROL:
+            _read_control(history, piece.segment, entry, report)
+        elif entry.kind == ROLLBACK:
+            _add_control(history, piece.segment, rollback_control(entry.lsn, entry.stamp, entry.start), report)
+            _add_rollback(history, piece.segment, entry.lsn, entry.start, report)
+        if history.lineage.exists(entry.lsn):
+            first, last = first or entry, entry
+            above = above or (entry if entry.lsn > history.horizon.lsn else None)
+    if first is not None and last is not None:
+        _tick(history, piece.clock_epoch, first.stamp or history.created, last.stamp)
+    if isinstance(piece, Kept):
+        if above is not None and last is not None:
+            _add_stretch(history, Stretch(piece, above.lsn, above.stamp, last.lsn, last.stamp))
+    elif piece.last_lsn > history.horizon.lsn:  # what is lost has numbers, but perhaps no entries
+        stamp = piece.stamp or history.created
+        _add_stretch(history, Stretch(piece, piece.first_lsn, stamp, piece.last_lsn, stamp))
 
 
-def _read_control(segment: Segment, entry: Entry, report: Report) -> Control | None:
-    if segment.file is None:
-        return None
+def _add_stretch(history: History, stretch: Stretch) -> None:
+    _tick(history, stretch.piece.clock_epoch, stretch.first_stamp, stretch.last_stamp)
+    history.stretches.append(stretch)
+    history.clocks[stretch.piece.clock_epoch].stretches.append(stretch)
+
+
+def _tick(history: History, clock_epoch: int, first_stamp: int, last_stamp: int = 0) -> None:
+    clock = history.clocks.setdefault(clock_epoch, Clock(first_stamp, first_stamp))
+    clock.began = min(clock.began, first_stamp)
+    clock.ended = max(clock.ended, first_stamp, last_stamp)
+
+
+def _add_rollback(history: History, segment: Segment, lsn: int, back: int, report: Report) -> None:
+    if back >= lsn:
+        text = f"a rollback to LSN {back}, which is not before it: left out"
+        report.damage(segment.name, text, segment=segment.item.id, lsn=lsn)
+    elif history.lineage.exists(lsn):
+        history.rollbacks.append((lsn, back))
+
+
+def _read_control(history: History, segment: Segment, entry: Entry, report: Report) -> None:
     try:
-        text = checked_payload(segment.file, segment.volume_nonce, entry)
+        text = segment.payload(entry)
     except PayloadError as error:
         report.damage(segment.name, f"control record: {error}", segment=segment.item.id, lsn=entry.lsn)
-        return None
-    return _control(segment, entry.lsn, entry.stamp, text, report)
+        return
+    _add_control(history, segment, decode_control(entry.lsn, entry.stamp, text), report)
 
 
-def _control(segment: Segment, lsn: int, stamp: int, text: bytes, report: Report) -> Control:
-    try:
-        fields = json.loads(text)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        report.damage(segment.name, "control record: no JSON object", segment=segment.item.id, lsn=lsn)
-        fields = None
-    return Control(lsn, stamp, text, fields)
+def _add_control(history: History, segment: Segment, control: Control, report: Report) -> None:
+    if control.fields is None:
+        report.damage(segment.name, "control record: no JSON object", segment=segment.item.id, lsn=control.lsn)
+    history.controls_stored.append(control)

@@ -62,9 +62,7 @@ class _Source:
 def restore(volume: Volume, lsn: int, target: Path, origin: StoredFile | None, *, allow_damage: bool) -> Restored:
     """Restores the state at `lsn` into `target`. Raises Corrupt for sectors that are lost unless `allow_damage`, Io."""
     extents = ExtentMap()
-    for entry in volume.journal.entries():
-        if entry.lsn > lsn:
-            break
+    for entry in volume.entries_at(lsn):
         extents.apply(entry)
     restored = Restored(volume.history.size_at(lsn), origin=origin.path if origin else None)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

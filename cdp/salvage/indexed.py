@@ -19,11 +19,15 @@ from cdp.salvage.segment import Segment
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """The records at LSNs first..last, as far as the footer has them; `controls` are (LSN, stamp, JSON bytes)."""
+    """The records at LSNs first..last, as far as the footer has them; `controls` are (LSN, stamp, JSON bytes).
+
+    `stamp`: the earliest that the first one can have.
+    """
 
     segment: Segment
     first_lsn: int
     last_lsn: int
+    stamp: int
     found: tuple[Entry, ...]
     controls: tuple[tuple[int, int, bytes], ...]
     clock_epoch: int
@@ -54,4 +58,4 @@ def read_indexed(segment: Segment, first_lsn: int, last_lsn: int, stamp: int) ->
         if first_lsn <= e.lsn <= last_lsn
     )
     controls = [row for row in sections.controls(bodies[b"CTRL"]) if first_lsn <= row[0] <= last_lsn]
-    return Indexed(segment, first_lsn, last_lsn, tuple(entries), tuple(controls), item.clock_epoch)
+    return Indexed(segment, first_lsn, last_lsn, stamp, tuple(entries), tuple(controls), item.clock_epoch)

@@ -7,12 +7,13 @@ told from what a crash leaves only after a clean stop, when the copies must be t
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cdp.errors import Invalid
 from cdp.salvage.crc import crc32c
 from cdp.salvage.files import read_whole
+from cdp.salvage.items import ITEM_BYTES, Manifest
 from cdp.salvage.report import Report
 
 FORMAT = 2
@@ -20,81 +21,7 @@ _LATER = "format version"
 COPIES = ("manifest.0", "manifest.1")
 _HEADER = struct.Struct("<8sII16sQQ16x")
 _FRAME = struct.Struct("<4sIQII8x")
-_ITEM_BYTES = 96
-_SEGMENT = struct.Struct("<BBHIQQIIQQQQQQQ8x")
-_CHECKPOINT = struct.Struct("<BBHIQQIIQ56x")
-_STATE = struct.Struct("<BBHIQQIIQQ48x")
 _SNAPSHOT, _EDIT = 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentItem:
-    """A segment as the manifest names it. Of an open one only `id`, `nonce` and `epoch` count. Stamps in ns."""
-
-    id: int
-    sealed: bool
-    nonce: int
-    epoch: int
-    clock_epoch: int = 0
-    entries: int = 0
-    first_lsn: int = 0
-    last_lsn: int = 0
-    first_stamp: int = 0
-    last_stamp: int = 0
-    footer_offset: int = 0
-    file_bytes: int = 0
-    previous_lsn: int = 0
-
-    @property
-    def file_name(self) -> str:
-        """The name of the segment's file."""
-        return f"segment-{self.id:08x}"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointItem:
-    """A checkpoint as the manifest names it: it shows the map at `lsn`."""
-
-    id: int
-    nonce: int
-    lsn: int
-    file_bytes: int
-
-    @property
-    def file_name(self) -> str:
-        """The name of the checkpoint's file."""
-        return f"checkpoint-{self.id:08x}"
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """The writer's state; `last_stamp` and `clock_epoch` count when it stopped cleanly.
-
-    `lsn_floor`: after a clean stop the next LSN, else the first LSN of the epoch.
-    """
-
-    clean: bool
-    epoch: int
-    lsn_floor: int
-    next_segment: int
-    next_checkpoint: int
-    last_stamp: int
-    clock_epoch: int
-
-
-@dataclass(slots=True)
-class Manifest:
-    """What the valid frames of one copy, or the files themselves (`rebuilt`), say."""
-
-    segments: dict[int, SegmentItem] = field(default_factory=dict)
-    checkpoints: dict[int, CheckpointItem] = field(default_factory=dict)
-    state: State | None = None
-    rebuilt: bool = False
-
-    @property
-    def clean(self) -> bool:
-        """Whether the writer stopped cleanly."""
-        return self.state is not None and self.state.clean
 
 
 @dataclass(slots=True)
@@ -178,7 +105,7 @@ def _read_frames(copy: _Copy, volume: bytes) -> None:
         magic, crc, generation, body_bytes, kind = _FRAME.unpack_from(copy.content, copy.end)
         body = copy.content[copy.end + _FRAME.size : copy.end + _FRAME.size + body_bytes]
         fixed = copy.content[copy.end + 8 : copy.end + _FRAME.size]
-        if magic != b"CDPF" or len(body) != body_bytes or body_bytes % _ITEM_BYTES:
+        if magic != b"CDPF" or len(body) != body_bytes or body_bytes % ITEM_BYTES:
             return
         if crc != crc32c(fixed, body, volume):
             return
@@ -186,8 +113,8 @@ def _read_frames(copy: _Copy, volume: bytes) -> None:
             return
         if kind == _SNAPSHOT:
             copy.manifest = Manifest()
-        for at in range(0, body_bytes, _ITEM_BYTES):
-            _apply(copy.manifest, body[at : at + _ITEM_BYTES])
+        for at in range(0, body_bytes, ITEM_BYTES):
+            copy.manifest.apply(body[at : at + ITEM_BYTES])
         copy.generation = generation
         copy.end += _FRAME.size + body_bytes
 
@@ -196,22 +123,3 @@ def _may_follow(before: int | None, generation: int, kind: int) -> bool:
     if before is None:
         return kind == _SNAPSHOT
     return kind in (_SNAPSHOT, _EDIT) and generation == before + 1
-
-
-def _apply(manifest: Manifest, item: bytes) -> None:
-    tag, flag, _, number = struct.unpack_from("<BBHI", item)
-    if tag == 1:
-        nonce, epoch, clock, entries, first, last, since, until, footer, size, previous = _SEGMENT.unpack(item)[4:]
-        manifest.segments[number] = SegmentItem(
-            number, bool(flag & 1), nonce, epoch, clock, entries, first, last, since, until, footer, size, previous
-        )
-    elif tag == 2:
-        manifest.segments.pop(number, None)
-    elif tag == 3:
-        nonce, lsn, _, _, size = _CHECKPOINT.unpack(item)[4:]
-        manifest.checkpoints[number] = CheckpointItem(number, nonce, lsn, size)
-    elif tag == 4:
-        manifest.checkpoints.pop(number, None)
-    elif tag == 5:
-        epoch, lsn_floor, next_segment, next_checkpoint, last_stamp, clock = _STATE.unpack(item)[4:]
-        manifest.state = State(bool(flag & 1), epoch, lsn_floor, next_segment, next_checkpoint, last_stamp, clock)

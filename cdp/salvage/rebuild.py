@@ -2,7 +2,8 @@
 
 A segment with a valid trailer counts as sealed, any other as open; they come in the order of their ids. A file that the
 manifest had dropped cannot be told from one that it named, so the result may hold more than the manifest did.
-Checkpoints are left out: they are not needed.
+Checkpoints and runs are left out: they are not needed. The horizon is at least the end of the last compacted segment;
+the points, and what a clone was made from, are known to the manifest alone.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from cdp.errors import CdpError
 from cdp.salvage.files import StoredFile
-from cdp.salvage.header import SEGMENT_MAGIC, read_file_header
+from cdp.salvage.header import COMPACTED_VERSION, SEGMENT_MAGIC, read_file_header
 from cdp.salvage.index import IndexFile
-from cdp.salvage.manifest import Manifest, SegmentItem
+from cdp.salvage.items import Manifest, Mark, SegmentItem
+from cdp.salvage.lineage import Lineage
 from cdp.salvage.report import Report
 from cdp.salvage.scan import scan
 from cdp.salvage.segment import Segment
@@ -39,6 +41,8 @@ def rebuild_manifest(folder: Path, report: Report) -> Manifest:
             file.close()
         if item is not None:
             manifest.segments[item.id] = item
+            if item.compacted and (manifest.horizon is None or item.last_lsn > manifest.horizon.lsn):
+                manifest.horizon = Mark(item.last_lsn, item.last_stamp, item.clock_epoch)
     report.damage(
         "manifest.0",
         f"both copies of the manifest are lost; its list of {len(manifest.segments)} segments was rebuilt from their headers",
@@ -58,6 +62,7 @@ def _item_of(file: StoredFile, volume: str, number: int, report: Report) -> Segm
     trailer = IndexFile(file, header.nonce.to_bytes(8, "little"), Report()).trailer(b"CDPFOOT1")
     if trailer is None:
         return unsealed
+    compacted = header.version == COMPACTED_VERSION
     return SegmentItem(
         number,
         True,
@@ -70,12 +75,13 @@ def _item_of(file: StoredFile, volume: str, number: int, report: Report) -> Segm
         last_stamp=trailer.last_stamp,
         footer_offset=trailer.index_offset,
         file_bytes=file.size,
-        previous_lsn=_previous_lsn(file, unsealed, trailer.index_offset),
+        previous_lsn=trailer.first_lsn - 1 if compacted else _previous_lsn(file, unsealed, trailer.index_offset),
+        compacted=compacted,
     )
 
 
 def _previous_lsn(file: StoredFile, item: SegmentItem, end: int) -> int:
-    segment = Segment(item, b"", file)
+    segment = Segment(item, Lineage(""), file)
     scan(segment)
     before = [batch.previous_lsn for batch in segment.batches if batch.offset < end]
     return before[0] if before else 0

@@ -3,6 +3,9 @@
 Records come in the order of their LSNs, each batch linked to the record before it. In sealed segments, and at or below
 the LSN known durable, a broken link or a missing record is damage and reading goes on behind it; above, it is a torn
 tail, and everything from that LSN on does not count. The writer comes to the same result when it opens the volume.
+
+No record is missing whose number is at or below the horizon and in no segment's range, lies in the range of a compacted
+segment, or is one that an ancestor used behind the base.
 """
 
 from __future__ import annotations
@@ -10,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cdp.salvage.batch import DAMAGED, Batch, Entry, PayloadError, checked_payload
+from cdp.salvage.batch import DAMAGED, Batch, Entry, PayloadError
 from cdp.salvage.catalog import SECTORS_MAX
+from cdp.salvage.compacted import PackedBatch
+from cdp.salvage.files import PAGE
 from cdp.salvage.indexed import Indexed, read_indexed
+from cdp.salvage.lineage import Lineage
 from cdp.salvage.report import Report
 from cdp.salvage.segment import Segment
 
@@ -22,7 +28,7 @@ class Kept:
     """A batch whose records at LSNs first..last count."""
 
     segment: Segment
-    batch: Batch
+    batch: Batch | PackedBatch
     first_lsn: int
     last_lsn: int
 
@@ -73,11 +79,13 @@ class Journal:
             yield from piece.entries()
 
 
-def recover(segments: list[Segment], clean_next_lsn: int | None, report: Report) -> Journal:
+def recover(
+    segments: list[Segment], lineage: Lineage, horizon_lsn: int, clean_next_lsn: int | None, report: Report
+) -> Journal:
     """Walks scanned segments; `clean_next_lsn` is the next LSN that a cleanly stopped writer left, else None."""
     sealed = sorted((s for s in segments if s.item.sealed), key=_sealed_order)
     unsealed = sorted((s for s in segments if not s.item.sealed), key=lambda s: s.item.id)
-    walk = _Walk(Journal({s.item.id: s for s in segments}), report)
+    walk = _Walk(Journal({s.item.id: s for s in segments}), lineage, horizon_lsn, report)
     for segment in sealed:
         walk.sealed(segment)
     noted = max((b.durable_lsn for s in unsealed for b in s.batches), default=0)
@@ -87,13 +95,13 @@ def recover(segments: list[Segment], clean_next_lsn: int | None, report: Report)
     for segment in unsealed:
         if not walk.open(segment):
             break
-    if unsealed and walk.journal.cut_lsn is None and noted > walk.reach:
+    if unsealed and walk.journal.cut_lsn is None and noted >= lineage.next_number(walk.reach):
         walk.lose(unsealed[-1], noted)
     return walk.journal
 
 
-def _sealed_order(segment: Segment) -> tuple[int, int, int]:
-    return segment.item.previous_lsn, segment.item.first_lsn, segment.item.id
+def _sealed_order(segment: Segment) -> tuple[int, int]:
+    return segment.item.first_lsn, segment.item.id
 
 
 def _report_troubles(segment: Segment, durable_lsn: int, clean: bool, report: Report) -> None:
@@ -110,8 +118,10 @@ def _report_troubles(segment: Segment, durable_lsn: int, clean: bool, report: Re
 class _Walk:
     """`last_lsn` is the last record so far. Up to `reach` every LSN is accounted for: read, lost or never used."""
 
-    def __init__(self, journal: Journal, report: Report) -> None:
+    def __init__(self, journal: Journal, lineage: Lineage, horizon_lsn: int, report: Report) -> None:
         self.journal = journal
+        self._lineage = lineage
+        self._horizon_lsn = horizon_lsn
         self.last_lsn = 0
         self.reach = 0
         self._report = report
@@ -121,22 +131,45 @@ class _Walk:
         item = segment.item
         _report_troubles(segment, item.last_lsn, True, self._report)
         self.journal.durable_lsn = max(self.journal.durable_lsn, item.last_lsn)
-        self._close_gap(segment, item.previous_lsn)
+        self._follow(item.first_lsn)
+        self._enter(segment, item.previous_lsn)
+        if item.compacted:
+            self._compacted(segment)
+            return
         for batch in segment.batches:
             if segment.owns(batch) and self._in_order(segment, batch):
                 self._close_gap(segment, batch.previous_lsn)
                 self._keep(segment, batch, item.first_lsn, item.last_lsn)
         self._close_gap(segment, item.last_lsn)
 
+    def _compacted(self, segment: Segment) -> None:
+        """Numbers without a record are not missing here; only a batch can be."""
+        self.last_lsn = segment.item.first_lsn - 1
+        before = 0
+        for batch in segment.packed:
+            if batch.previous_lsn != before:
+                self._close_gap(segment, batch.previous_lsn)
+            self.journal.pieces.append(Kept(segment, batch, batch.first_lsn, batch.last_lsn))
+            self.last_lsn = before = batch.last_lsn
+        if segment.troubles or not segment.packed:
+            self._close_gap(segment, segment.item.last_lsn)
+        self.last_lsn = segment.item.last_lsn
+        self.reach = max(self.reach, self.last_lsn)
+
     def open(self, segment: Segment) -> bool:
         """Takes an open segment; False where its tail is torn, and with it the journal's."""
         durable = self.journal.durable_lsn
         for batch in segment.batches:
-            if batch.previous_lsn > self.last_lsn:
-                if self.last_lsn < durable:
+            self._follow(batch.first_lsn)
+            if batch.offset == PAGE:
+                self._enter(segment, min(batch.previous_lsn, durable))
+            missing = self._lineage.next_number(self.last_lsn)
+            if batch.previous_lsn >= missing:
+                if missing <= durable:
                     self.lose(segment, min(batch.previous_lsn, durable))
                 if batch.previous_lsn > durable:
-                    return self._cut(segment, self.last_lsn + 1, "a record before the next batch is missing")
+                    missing = self._lineage.next_number(self.last_lsn)
+                    return self._cut(segment, missing, "a record before the next batch is missing")
             if not self._in_order(segment, batch):
                 if batch.entry_count and batch.first_lsn > durable:
                     return self._cut(segment, batch.first_lsn, "the batch does not follow the record before it")
@@ -151,7 +184,7 @@ class _Walk:
 
     def lose(self, segment: Segment, last_lsn: int) -> None:
         """The directories of the records behind the last one up to `last_lsn` are lost in both copies."""
-        first_lsn, self.last_lsn = self.last_lsn + 1, last_lsn
+        first_lsn, self.last_lsn = self._lineage.next_number(self.last_lsn), last_lsn
         self.reach = max(self.reach, last_lsn)
         stamp, clock_epoch = self._stamp_of(segment, first_lsn)
         indexed = read_indexed(segment, first_lsn, last_lsn, stamp)
@@ -177,9 +210,20 @@ class _Walk:
         entries = list(before.entries()) if before else []
         return (entries[-1].stamp if entries else 0), (before.clock_epoch if before else 0)
 
-    def _close_gap(self, segment: Segment, previous_lsn: int) -> None:
-        if previous_lsn > self.last_lsn:
-            self.lose(segment, previous_lsn)
+    def _follow(self, lsn: int) -> None:
+        """What comes next begins at `lsn`: a clone's first record follows its base."""
+        self.last_lsn = self._lineage.last_before(self.last_lsn, lsn)
+
+    def _enter(self, segment: Segment, previous_lsn: int) -> None:
+        """A segment begins behind `previous_lsn`. What is missing between segments up to the horizon was given up."""
+        self.last_lsn = max(self.last_lsn, min(previous_lsn, self._horizon_lsn))
+        self._close_gap(segment, previous_lsn)
+        self.last_lsn = max(self.last_lsn, previous_lsn)
+
+    def _close_gap(self, segment: Segment, last_lsn: int) -> None:
+        """No record up to `last_lsn` may be missing."""
+        if last_lsn >= self._lineage.next_number(self.last_lsn):
+            self.lose(segment, last_lsn)
 
     def _in_order(self, segment: Segment, batch: Batch) -> bool:
         if batch.previous_lsn >= self.last_lsn and batch.first_lsn > self.last_lsn:
@@ -199,7 +243,7 @@ class _Walk:
         for entry in segment.entries(batch):
             if entry.lsn > self.journal.durable_lsn and entry.stored:
                 try:
-                    checked_payload(segment.file, segment.volume_nonce, entry)
+                    segment.payload(entry)
                 except PayloadError:
                     return entry
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from cdp.salvage.batch import CONTROL, DATA, KIND_NAMES, VOID
+from cdp.salvage.batch import COVERING, DATA
 from cdp.salvage.crc import crc32c
 from cdp.salvage.files import PAGE
 from cdp.salvage.sections import Fence
@@ -65,7 +65,7 @@ def _decode_entry(block: bytes, position: int, before: int, base: int) -> tuple[
     lsn, position = varint(block, position)
     segment, position = varint(block, position)
     kind = token & 0x0F
-    if kind not in KIND_NAMES or kind in (VOID, CONTROL) or token & ~0x1F:
+    if kind not in COVERING or token & ~0x1F:
         raise ValueError(f"an entry has the impossible token {token:#x}")
     offset = stored = skip = 0
     whole = sectors

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from cdp.salvage.batch import HEADER_BYTES, MAGIC, Batch, decode_batch, directory_bytes
+from cdp.salvage.compacted import scan_compacted
 from cdp.salvage.files import PAGE, StoredFile
 from cdp.salvage.segment import Segment, Trouble
 
@@ -19,8 +20,11 @@ _NOT_DURABLE = 1 << 64
 
 
 def scan(segment: Segment) -> None:
-    """Fills in the segment's batches, echoes and troubles."""
+    """Fills in the segment's batches (`packed` of a compacted one), echoes and troubles."""
     if segment.file is None:
+        return
+    if segment.item.compacted:
+        _scan_compacted(segment, segment.file)
         return
     originals: dict[int, Batch] = {}
     position = PAGE
@@ -30,6 +34,12 @@ def scan(segment: Segment) -> None:
     stand_ins = _read_echoes(segment, segment.file, originals)
     segment.batches = sorted([*originals.values(), *stand_ins.values()], key=lambda batch: batch.offset)
     _check_gaps(segment, segment.file)
+
+
+def _scan_compacted(segment: Segment, file: StoredFile) -> None:
+    item = segment.item
+    segment.packed, texts = scan_compacted(item.id, segment.nonce, item.clock_epoch, file, segment.batches_end)
+    segment.troubles += [Trouble(text, item.first_lsn, item.first_lsn) for text in texts]
 
 
 def _next_batch(segment: Segment, file: StoredFile, position: int) -> Batch | None:

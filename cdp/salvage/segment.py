@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cdp.salvage.batch import HEADER_BYTES, Batch, Entry, entries_of
+from cdp.salvage.batch import HEADER_BYTES, Batch, Entry, checked_payload, entries_of
+from cdp.salvage.compacted import PackedBatch
 from cdp.salvage.files import StoredFile
-from cdp.salvage.manifest import SegmentItem
+from cdp.salvage.items import SegmentItem
+from cdp.salvage.lineage import Lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +27,17 @@ class Trouble:
 
 @dataclass(slots=True)
 class Segment:
-    """A segment. `file` is None where it is missing or foreign; `volume` is the volume's id.
+    """A segment. `file` is None where it is missing or foreign.
 
-    `batches` stand in the order of their offsets; `echoes` pairs each echoed batch with the one that holds its echo.
+    `batches`, or `packed` of a compacted segment, stand in the order of their offsets; `echoes` pairs each echoed batch
+    with the one that holds its echo.
     """
 
     item: SegmentItem
-    volume: bytes
+    lineage: Lineage
     file: StoredFile | None
     batches: list[Batch] = field(default_factory=list)
+    packed: list[PackedBatch] = field(default_factory=list)
     echoes: list[tuple[Batch, Batch]] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
 
@@ -48,11 +52,6 @@ class Segment:
         return self.item.nonce.to_bytes(8, "little")
 
     @property
-    def volume_nonce(self) -> bytes:
-        """The volume nonce, as it enters the checksums of payloads."""
-        return self.volume[:8]
-
-    @property
     def batches_end(self) -> int:
         """Where batches end at the latest: at the footer of a sealed segment, else at the end of the file."""
         size = self.file.size if self.file else 0
@@ -65,9 +64,17 @@ class Segment:
         start = batch.offset + HEADER_BYTES
         return self.file.read(start, batch.directory_end - start)
 
-    def entries(self, batch: Batch) -> Iterator[Entry]:
+    def entries(self, batch: Batch | PackedBatch) -> Iterator[Entry]:
         """The entries of one of this segment's batches."""
-        return entries_of(batch, self.directory(batch))
+        if isinstance(batch, Batch):
+            return entries_of(batch, self.directory(batch))
+        assert self.file is not None, "the batch was read from it"
+        return batch.read_entries(self.file)
+
+    def payload(self, entry: Entry) -> bytes:
+        """The stored bytes of an entry's payload, behind its checksum. Raises PayloadError."""
+        assert self.file is not None, "the entry was read from it"
+        return checked_payload(self.file, self.lineage.payload_nonce(entry.lsn), entry)
 
     def owns(self, batch: Batch) -> bool:
         """Whether a batch of a sealed segment counts; a recovery leaves behind it what it cut."""

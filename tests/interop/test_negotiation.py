@@ -179,7 +179,12 @@ def test_a_long_name_is_refused_and_a_name_in_any_script_is_not(place: Place, cl
 
 @pytest.mark.parametrize(
     ("queries", "found"),
-    [([], [ALLOCATION]), (["base:"], [ALLOCATION]), ([ALLOCATION], [ALLOCATION]), (["x-nosuch:", "base:nosuch"], [])],
+    [
+        ([], [ALLOCATION, "x-cdp:changed-since:"]),
+        (["base:"], [ALLOCATION]),
+        ([ALLOCATION], [ALLOCATION]),
+        (["x-nosuch:", "base:nosuch"], []),
+    ],
 )
 def test_contexts_are_listed(place: Place, client: Any, queries: list[str], found: list[str]) -> None:
     client.set_export_name("disk")

@@ -11,6 +11,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from cdp.salvage.check import check_volume
+from cdp.salvage.instants import latest, resolve
 from cdp.salvage.volume import open_volume
 from cdp.salvage.when import Number, Time
 from tests.format.stores import SECOND, Modelled, extents_at, restored
@@ -136,7 +137,7 @@ def test_a_torn_tail_is_cut_where_the_first_record_is_not_whole(seed: int, steps
     with tempfile.TemporaryDirectory() as folder:
         made.forget_after(kept)
         saved = made.volume.save(Path(folder, "store"))
-        assert open_volume(saved).history.latest.lsn == max(made.states)
+        assert latest(open_volume(saved).history).lsn == max(made.states)
         _assert_reads_as(made, saved)
         torn = f"segment-{made.volume.active.id:08x}"
         made.volume.crash_and_recover(kept)
@@ -161,6 +162,6 @@ def test_a_time_names_the_last_record_not_after_it(seed: int, steps: int) -> Non
                 continue
             newest = max(number for number, rows in epochs.items() if rows[0][0] <= stamp)
             wanted = max(lsn for at, lsn in epochs[newest] if at <= stamp)
-            assert history.resolve(Time(stamp), max(stamps) + 1).lsn == wanted
+            assert resolve(history, Time(stamp), max(stamps) + 1).lsn == wanted
         for lsn in made.states:
-            assert history.resolve(Number(lsn), 0).lsn == lsn
+            assert resolve(history, Number(lsn), 0).lsn == lsn

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from cdp import _native
 from cdp.errors import Corrupt
 from cdp.salvage.check import check_volume
+from cdp.salvage.instants import latest, resolve
 from cdp.salvage.volume import Volume, open_volume
 from cdp.salvage.when import Time
 from tests.format.native_history import SIZE, lay_volume, run, run_and_be_killed, step
@@ -51,12 +52,12 @@ def _both_read(folder: Path, states: dict[int, bytes]) -> None:
 def _agree(native: _native.Volume, salvaged: Volume) -> None:
     history = salvaged.history
     assert native.controls() == [(control.lsn, control.stamp, control.text) for control in history.controls]
-    latest = native.latest()
-    assert (latest.lsn, latest.stamp) == (history.latest.lsn, history.latest.stamp)
-    stamps = {stretch.last_stamp for stretch in history.stretches} | {history.created}
+    theirs, ours = native.latest(), latest(history)
+    assert (theirs.lsn, theirs.stamp) == (ours.lsn, ours.stamp)
+    stamps = {stretch.last_stamp for stretch in history.stretches} | {mark.stamp for mark in history.marks}
     for stamp in sorted(exact + off for exact in stamps for off in (-1, 0, 1)):
-        if history.created <= stamp <= time.time_ns():
-            theirs, ours = native.instant_at(stamp), history.resolve(Time(stamp), time.time_ns())
+        if history.marks[0].stamp <= stamp <= time.time_ns():
+            theirs, ours = native.instant_at(stamp), resolve(history, Time(stamp), time.time_ns())
             assert (theirs.lsn, theirs.other or 0) == (ours.lsn, ours.other_lsn or 0), stamp
 
 

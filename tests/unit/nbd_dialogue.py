@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cdp import errors
 from cdp.nbd.handshake import Handshake
@@ -83,7 +83,8 @@ def answer(machine: Handshake, event: Event, world: Mapping[str, Facts | errors.
         case OpenExport(name):
             found = world.get(name, errors.NotFound(f"there is no volume {name[:80]}"))
             if isinstance(found, Facts):
-                machine.export_is(found)
+                since = tuple(when for when in event.since if when in found.since)
+                machine.export_is(replace(found, since=since, instants=found.instants * event.instants))
             else:
                 machine.refused(found)
         case _:

@@ -81,7 +81,8 @@ def test_what_is_not_durable_does_not_count(opened: OpenVolume) -> None:
     durable = fill(opened, 3, 1)[-1]
     write(opened, 9)
     seen = history.NativeHistory(opened.native)
-    assert seen.latest.lsn == durable
+    assert seen.latest.lsn == durable + 1
+    assert seen.point(durable + 1) is None
     found = seen.last(2**62)
     assert found is not None
     assert found.lsn == durable

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -55,9 +57,11 @@ READ_ONLY = 1 | 2 | 4 | 1024
 DF, PAYLOAD = 128, 4096
 
 
-def talk(*options: bytes, flags: int = FIXED | NO_ZEROES) -> tuple[list[Reply], object]:
+def talk(
+    *options: bytes, flags: int = FIXED | NO_ZEROES, world: Mapping[str, Facts | errors.CdpError] = WORLD
+) -> tuple[list[Reply], object]:
     """The replies to some options, sent together."""
-    out, event = converse(Handshake(), [client_flags(flags) + b"".join(options)])
+    out, event = converse(Handshake(), [client_flags(flags) + b"".join(options)], world)
     assert out.startswith(GREETING)
     return replies(out[len(GREETING) :]), event
 
@@ -352,10 +356,61 @@ def test_queries_name_contexts(queries: tuple[str, ...], listed: bool, selected:
     data = contexts("disk", *queries)
     answers, _ = talk(option(STRUCTURED), option(LIST_META, data), option(SET_META, data), option(GO, info("disk")))
     found = [Reply(LIST_META, META, bytes(4) + b"base:allocation")] * listed
+    found += [Reply(LIST_META, META, bytes(4) + b"x-cdp:changed-since:")] * (not queries)
     found += [Reply(LIST_META, ACK, b"")]
     found += [Reply(SET_META, META, b"\0\0\0\1base:allocation")] * selected
     found += [Reply(SET_META, ACK, b"")]
     assert answers[1 : 1 + len(found)] == found
+
+
+SINCE = "x-cdp:changed-since:"
+HISTORY = {**WORLD, "disk": replace(DISK, since=("lsn:7", "-5m"), instants=("oldest", "bookmark:a"))}
+
+
+@pytest.mark.parametrize(
+    ("queries", "listed", "selected"),
+    [
+        ((SINCE + "lsn:7",), [SINCE + "lsn:7"], [SINCE + "lsn:7"]),
+        (
+            (SINCE + "-5m", "base:allocation", SINCE + "lsn:7", SINCE + "-5m"),
+            ["base:allocation", SINCE + "-5m", SINCE + "lsn:7"],
+            ["base:allocation", SINCE + "-5m", SINCE + "lsn:7"],
+        ),
+        ((SINCE + "lsn:8", SINCE + "what?", SINCE.upper() + "lsn:7"), [], []),
+        ((SINCE,), [SINCE + "oldest", SINCE + "bookmark:a"], []),
+        (("x-cdp:",), [SINCE], []),
+        (("x-cdp:changed", "x-cdp:lsn:7"), [], []),
+    ],
+)
+def test_instants_name_contexts(queries: tuple[str, ...], listed: list[str], selected: list[str]) -> None:
+    data = contexts("disk", *queries)
+    asked = [option(STRUCTURED), option(LIST_META, data), option(SET_META, data), option(GO, info("disk"))]
+    answers, event = talk(*asked, world=HISTORY)
+    told: dict[int, list[str]] = {LIST_META: [], SET_META: []}
+    for reply in answers:
+        if reply.kind == META:
+            told[reply.option].append(reply.data[4:].decode())
+    assert told == {LIST_META: listed, SET_META: selected}
+    assert isinstance(event, Enter)
+    assert [name for _, name in event.contexts] == selected
+    assert len({number for number, _ in event.contexts}) == len(selected)
+
+
+def test_the_control_plane_is_asked_for_each_instant_once() -> None:
+    machine = Handshake()
+    queries = [*[SINCE + "-5m"] * 3, SINCE, "base:allocation"]
+    machine.receive(client_flags() + option(STRUCTURED) + option(SET_META, contexts("disk", *queries)))
+    assert machine.next_event() == OpenExport("disk", ("-5m",), instants=False)
+    machine.export_is(DISK)
+    machine.receive(option(LIST_META, contexts("disk", SINCE, SINCE + "lsn:7")))
+    assert machine.next_event() == OpenExport("disk", ("lsn:7",), instants=True)
+
+
+@pytest.mark.parametrize("number", [LIST_META, SET_META])
+def test_instants_of_one_option_are_bounded(number: int) -> None:
+    for count, last in ((16, ACK), (17, TOO_BIG)):
+        data = contexts("disk", *(f"{SINCE}lsn:{lsn}" for lsn in range(count)))
+        assert kinds(talk(option(STRUCTURED), option(number, data))[0])[-1] == (number, last)
 
 
 @pytest.mark.parametrize("number", [LIST_META, SET_META])

@@ -26,12 +26,17 @@ from tests.unit.nbd_dialogue import (
     GO,
     GREETING,
     INFO,
+    INVALID,
     LIST,
+    LIST_META,
+    META,
     POLICY,
+    SET_META,
     STRUCTURED,
     UNKNOWN,
     Reply,
     client_flags,
+    contexts,
     info,
     option,
     replies,
@@ -50,6 +55,21 @@ class Disk:
     description: str | None = None
     released: int = 0
     released_in: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    async def since(self, when: str) -> Any:
+        await trio.lowlevel.checkpoint()
+        if when == "never":
+            raise errors.NotFound("there was no such time")
+        self.asked.append(when)
+        return f"view {len(self.asked)} of {self.name}"
+
+    async def instants(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return ["bookmark:a"]
+
+    def enter(self, attach: Callable[[], int]) -> int:
+        return attach()
 
     def release(self) -> None:
         self.released += 1
@@ -247,6 +267,51 @@ def test_another_name_releases_the_export_before_it(folder: Any) -> None:
         await client.aclose()
         await wait_all_tasks_blocked()
         assert here.disks.opened[-1].released == 1
+
+    on(folder, test)
+
+
+def test_an_instant_is_resolved_once_and_its_view_goes_to_the_session(folder: Any) -> None:
+    since = "x-cdp:changed-since:"
+
+    async def test(here: Site) -> None:
+        client = await here.connect()
+        await client.send_all(client_flags() + option(STRUCTURED))
+        await answers(client)
+        for number, queries in (
+            (LIST_META, [since + "-5m"]),
+            (SET_META, [since + "-5m", since + "never", "base:allocation", since + "lsn:7"]),
+            (INFO, None),
+            (GO, None),
+        ):
+            # Another export in between takes nothing from the selection.
+            name = "other" if number == INFO else "disk"
+            await client.send_all(option(number, info(name) if queries is None else contexts(name, *queries)))
+            while (await answers(client))[-1].kind == META:
+                pass
+        await wait_all_tasks_blocked()
+        assert here.disks.opened[0].asked == ["-5m", "lsn:7"]
+        told = here.sessions.attached[0].contexts
+        assert told == [(1, "base:allocation"), (2, "view 1 of disk"), (3, "view 2 of disk")]
+        here.sessions.end()
+
+    on(folder, test)
+
+
+def test_instants_that_one_connection_holds_are_bounded(folder: Any) -> None:
+    async def test(here: Site) -> None:
+        client = await here.connect()
+        await client.send_all(client_flags() + option(STRUCTURED))
+        await answers(client)
+        ends = []
+        for first in range(0, 80, 16):
+            queries = [f"x-cdp:changed-since:lsn:{lsn}" for lsn in range(first, first + 16)]
+            await client.send_all(option(LIST_META, contexts("disk", *queries)))
+            while (last := (await answers(client))[-1]).kind == META:
+                pass
+            ends.append(last.kind)
+        assert ends == [ACK] * 4 + [INVALID]
+        await client.aclose()
 
     on(folder, test)
 

@@ -129,11 +129,14 @@ def test_no_record_breaks_the_reader(controls: list[tuple[int, int, bytes]]) -> 
 
 
 def test_a_budget_that_the_live_disk_could_outgrow_needs_a_promise() -> None:
-    size, reserve = 1 << 40, 1 << 28
+    size = 1 << 40
     with pytest.raises(Invalid, match="--thin"):
-        policy.check_budget(Policy(budget=size), size, reserve)
-    policy.check_budget(Policy(budget=size, thin=True), size, reserve)
-    policy.check_budget(Policy(), size, reserve)
-    policy.check_budget(Policy(budget=policy.least_budget(size, reserve)), size, reserve)
-    # A budget of 1.3 times a volume is enough for it.
-    assert policy.least_budget(size, reserve) <= size * 13 // 10
+        policy.check_budget(Policy(budget=size), size)
+    policy.check_budget(Policy(budget=size, thin=True), size)
+    policy.check_budget(Policy(), size)
+    policy.check_budget(Policy(budget=policy.least_budget(size)), size)
+
+
+@pytest.mark.parametrize("size", [1 << 29, 1 << 30, 1 << 34, 1 << 40])
+def test_a_budget_of_four_thirds_of_a_volume_is_enough(size: int) -> None:
+    assert policy.least_budget(size) <= size * 13 // 10

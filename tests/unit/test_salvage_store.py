@@ -197,13 +197,13 @@ def test_a_later_version_is_refused_by_name(tmp_path: Path, capsys: pytest.Captu
     for name, end in (("segment-00000002", PAGE), ("manifest.1", 64)):
         made = small_volume()
         header = made.volume.files[name]
-        header[8] = 2
+        header[8] = 3
         made.volume.save(tmp_path)
         assert salvage(tmp_path, "check", "disk") == 7, "not believed while the checksum is wrong"
         header[12:16] = struct.pack("<I", crc(bytes(header[:12]), bytes(header[16:end])))
         made.volume.save(tmp_path)
         assert salvage(tmp_path, "check", "disk") == 2
-        assert f"{name}: format version 2; this reader knows 1" in capsys.readouterr().err
+        assert f"{name}: format version 3; this reader knows 2" in capsys.readouterr().err
     line = json.dumps({"format": 2}).encode()
     made.volume.files["volume.1"][:] = line + b"\nsha256:" + hashlib.sha256(line).hexdigest().encode() + b"\n"
     made.volume.save(tmp_path)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cdp_engine::{Error, Lsn, Options, Result, Stamp, Volume};
 
-use crate::clock::Clocked;
+use crate::clock::{Clocked, Written};
 
 pub const BLOCK: usize = 4096;
 pub const VOLUME_ID: [u8; 16] = [7; 16];
@@ -52,8 +52,8 @@ pub fn scatter(n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Lays a volume into an empty folder and writes its history, then stops it cleanly, or leaves it as a kill does.
-pub fn fill(folder: &Path, shape: &Shape, options: Options, clean: bool) -> Result<()> {
+/// Lays a volume into an empty folder and writes its history, then stops it cleanly, or leaves it as a kill does. What was written, by kind of file.
+pub fn fill(folder: &Path, shape: &Shape, options: Options, clean: bool) -> Result<Arc<Written>> {
     let storage =
         Arc::new(Clocked::new(folder, CREATED).map_err(|e| Error::io("open", &folder.to_string_lossy(), &e))?);
     Volume::create(storage.clone(), VOLUME_ID, shape.size, Stamp(CREATED))?;
@@ -69,13 +69,13 @@ pub fn fill(folder: &Path, shape: &Shape, options: Options, clean: bool) -> Resu
             let lsn = volume.write(offset, &block)?;
             debug_assert_eq!(lsn, Lsn(n));
         }
-        (first..=last).try_for_each(|n| volume.commit(Lsn(n)))?;
+        (first..=last).try_for_each(|n| volume.commit(Lsn(n)).map(drop))?;
         first = last + 1;
     }
     if clean {
         volume.close()?;
     }
-    Ok(())
+    Ok(storage.written())
 }
 
 /// An instant and a block of it.
@@ -108,4 +108,19 @@ pub fn looks(shape: &Shape, count: usize, seed: u64) -> Vec<Look> {
         }
     }
     looks
+}
+
+/// Names the instant by its time and reads the block; an error says what was not as the history says.
+pub fn check(volume: &Arc<Volume>, shape: &Shape, look: &Look) -> std::result::Result<(), String> {
+    let (mut block, mut expected) = ([1u8; BLOCK], [0u8; BLOCK]);
+    let instant = volume.instant_at(shape.stamp(look.lsn)).map_err(|e| e.message)?;
+    let view = volume.view(instant.lsn).map_err(|e| e.message)?;
+    let faults = view.read(look.offset, &mut block).map_err(|e| e.message)?;
+    if look.shows > 0 {
+        content(look.shows, look.offset, &mut expected);
+    }
+    if instant.lsn.0 != look.lsn || !faults.is_empty() || block != expected {
+        return Err(format!("{look:?}: LSN {}, {faults:?}, the block begins {:?}", instant.lsn, &block[..16]));
+    }
+    Ok(())
 }

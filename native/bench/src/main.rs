@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use cdp_bench::history::{self, Look, Shape, BLOCK};
+use cdp_bench::history::{self, Look, Shape};
 use cdp_bench::sizes;
 use cdp_engine::storage::Disk;
 use cdp_engine::{Maintenance, Options, Volume};
@@ -44,8 +44,9 @@ fn fill(folder: &Path, shape: &Shape, clean: bool) -> Outcome {
     let began = Instant::now();
     // In line: the same files each time, and nothing is left to do.
     let options = Options { maintenance: Maintenance::Inline, ..Options::default() };
-    history::fill(folder, shape, options, clean)?;
+    let written = history::fill(folder, shape, options, clean)?;
     let seconds = began.elapsed().as_secs_f64();
+    println!("{written:?}");
     println!("fill_s {seconds:.1}\nfill_writes_a_second {:.0}", shape.writes as f64 / seconds);
     Ok(())
 }
@@ -96,18 +97,9 @@ fn look(folder: &Path, shape: &Shape, count: usize) -> Outcome {
 
 /// Milliseconds from the name of an instant to the first 4 KiB of it.
 fn first_read(volume: &Arc<Volume>, shape: &Shape, look: &Look) -> Result<f64, Box<dyn std::error::Error>> {
-    let (mut block, mut expected) = ([1u8; BLOCK], [0u8; BLOCK]);
     let began = Instant::now();
-    let instant = volume.instant_at(shape.stamp(look.lsn))?;
-    let faults = volume.view(instant.lsn)?.read(look.offset, &mut block)?;
-    let milliseconds = began.elapsed().as_secs_f64() * 1e3;
-    if look.shows > 0 {
-        history::content(look.shows, look.offset, &mut expected);
-    }
-    if instant.lsn.0 != look.lsn || !faults.is_empty() || block != expected {
-        return Err(format!("{look:?}: LSN {}, {faults:?}, {:?}", instant.lsn, &block[..16]).into());
-    }
-    Ok(milliseconds)
+    history::check(volume, shape, look)?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
 /// The kernel forgets what it read; needs root.

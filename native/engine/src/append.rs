@@ -8,6 +8,7 @@ use crate::journal::segment::{self, OpenSegment};
 use crate::journal::writer::{journal_bytes, Writer};
 use crate::maintain::Ended;
 use crate::request::{Piece, Request};
+use crate::ring::Failure;
 use crate::rollback;
 use crate::units::{Lsn, SegmentId, SECTOR};
 use crate::volume::Volume;
@@ -30,21 +31,22 @@ impl Volume {
         if appended.is_err() {
             // A bug; whoever waits must not wait for ever, and nothing may be built on what it left.
             let error = self.poison("the writer panicked".to_owned());
-            failed = lsns.into_iter().map(|lsn| (lsn, error.clone())).collect();
+            failed = lsns.into_iter().map(|lsn| (lsn, error.clone().into())).collect();
         }
         self.index.pass_over(last);
         self.ring.finish(last, failed);
     }
 
     /// Cuts the requests into batches and appends them; those that fail are named with the reason.
-    fn append_all(&self, requests: Vec<Request>, failed: &mut Vec<(u64, Error)>) {
+    fn append_all(&self, requests: Vec<Request>, failed: &mut Vec<(u64, Failure)>) {
         let mut batch: Vec<Request> = Vec::with_capacity(requests.len());
         for mut request in requests {
             if request.has_edges() {
                 // What lies around the edges is what the records before left.
                 self.append_or_fail(&mut batch, failed);
+                request.remember();
                 if let Err(error) = request.merge_edges(|sector, content| self.read_edge(sector, content)) {
-                    failed.push((request.lsn, error));
+                    failed.push((request.lsn, error.into()));
                 }
             }
             if !batch.is_empty() && !goes_with(&batch[0], &request) {
@@ -55,14 +57,40 @@ impl Volume {
         self.append_or_fail(&mut batch, failed);
     }
 
-    fn append_or_fail(&self, batch: &mut Vec<Request>, failed: &mut Vec<(u64, Error)>) {
+    fn append_or_fail(&self, batch: &mut Vec<Request>, failed: &mut Vec<(u64, Failure)>) {
         if batch.is_empty() {
             return;
         }
-        if let Err(error) = self.append(batch) {
-            failed.extend(batch.iter().map(|request| (request.lsn, error.clone())));
+        match self.append(batch) {
+            Ok(()) => self.disk_took(batch),
+            Err(error) => self.refused(batch, error, failed),
         }
         batch.clear();
+    }
+
+    /// What the disk refused waits, if that is the policy; what must not wait is tried alone, with the reserve.
+    fn refused(&self, batch: &mut Vec<Request>, error: Error, failed: &mut Vec<(u64, Failure)>) {
+        if error.kind == Kind::NoSpace {
+            self.gate.disk_filled();
+        }
+        let waits = self.waits_for_disk(&error);
+        for request in batch.drain(..) {
+            let lsn = request.lsn;
+            if request.may_wait() {
+                let again = waits.then(|| request.again());
+                failed.push((lsn, Failure { error: error.clone(), again }));
+                continue;
+            }
+            let mut alone = [request];
+            let outcome = match error.kind {
+                Kind::NoSpace => self.with_reserve(|| self.append(&mut alone)),
+                _ => Err(error.clone()),
+            };
+            // One that failed before keeps its reason.
+            if let (Err(error), false) = (outcome, failed.iter().any(|(known, _)| *known == lsn)) {
+                failed.push((lsn, error.into()));
+            }
+        }
     }
 
     /// Appends one batch to the active segment, rolling it first where it is full, and publishes it.
@@ -79,6 +107,7 @@ impl Volume {
         };
         let next = batch[0].lsn;
         let meta = writer.append(batch, next, self.durability.record())?;
+        self.gate.meter.appended(writer.segment.id.0, writer.offset());
         let documents: Vec<Option<Vec<u8>>> = batch.iter().filter_map(control_document).map(Some).collect();
         self.note_controls(batch);
         self.index.publish(&meta, &mut documents.into_iter(), meta.last_lsn(), &rollbacks_in(batch));
@@ -101,7 +130,7 @@ impl Volume {
             return Ok(());
         };
         let empty = writer.entries == 0;
-        let fits = writer.offset() + bytes <= self.options.segment_bytes
+        let fits = writer.offset() + bytes <= self.gate.meter.segment_bytes()
             && writer.entries + entries <= self.options.segment_entries;
         if writer.clock_epoch == first.clock_epoch && (empty || fits) {
             return Ok(());
@@ -110,7 +139,7 @@ impl Volume {
             writer.clock_epoch = first.clock_epoch;
             return Ok(());
         }
-        self.roll(writer, first)
+        self.roll(writer, first.lsn, first.clock_epoch)
     }
 
     /// The first write of this run: an epoch, its first segment and the spare, all durable before any of its LSNs is.
@@ -134,14 +163,14 @@ impl Volume {
         Ok(Writer::new(active, self.facts.nonce(), previous, first.clock_epoch))
     }
 
-    /// Ends the active segment and goes on in the spare one.
-    fn roll(&self, writer: &mut Writer, first: &Request) -> Result<()> {
+    /// Ends the active segment and goes on in the spare one, with `next_lsn` or a larger one.
+    pub(crate) fn roll(&self, writer: &mut Writer, next_lsn: u64, clock_epoch: u32) -> Result<()> {
         // At most one frozen segment: what is not sealed is in memory.
         if !self.index.frozen().is_empty() || self.spare.lock().is_none() {
             self.maintain()?;
         }
         if writer.has_news(self.durability.record()) {
-            self.append_empty(writer, first.lsn)?;
+            self.append_empty(writer, next_lsn)?;
         }
         writer.scrub()?;
         let ended = Ended::of(&*self.storage, writer)?;
@@ -150,8 +179,8 @@ impl Volume {
         };
         self.durability.leave(writer.segment.file.clone());
         self.index.files.put(next.id.0, next.file.clone());
-        self.index.rotate(next.id.0, first.lsn);
-        *writer = writer.go_on(next, first.clock_epoch);
+        self.index.rotate(next.id.0, next_lsn);
+        *writer = writer.go_on(next, clock_epoch);
         self.after_roll(ended);
         Ok(())
     }
@@ -159,6 +188,7 @@ impl Volume {
     /// Writes echoes and the LSN known durable, without a record.
     pub(crate) fn append_empty(&self, writer: &mut Writer, next_lsn: u64) -> Result<()> {
         let meta = writer.append(&mut [], next_lsn, self.durability.record())?;
+        self.gate.meter.appended(writer.segment.id.0, writer.offset());
         self.index.note(&meta);
         Ok(())
     }

@@ -51,12 +51,13 @@ impl Volume {
         let _one_at_a_time = self.compaction.lock();
         self.check_writable()?;
         let sealed = self.index.sealed();
-        let (horizon, branches) = self.stops(&sealed);
+        let (horizon, points, branches) = self.stops(&sealed);
         // Recovery of open segments begins at the newest sealed one.
         let last = sealed.len().saturating_sub(1);
         let eligible: HashSet<u32> =
             sealed[..last].iter().filter(|s| s.item.last_lsn.0 <= horizon).map(|s| s.item.id.0).collect();
         if eligible.is_empty() {
+            self.gate.meter.looked(0, horizon, points);
             return Ok(Compacted::default());
         }
         let entries: u64 =
@@ -64,16 +65,21 @@ impl Volume {
         let few = entries <= NAMES_MAX;
         let mut kept = self.mark(&sealed, horizon, &branches, |id| few && eligible.contains(&id))?;
         let candidates = self.candidates(&sealed, &eligible, &kept);
-        let units = choose(&candidates, need, self.options.segment_bytes);
+        let units = choose(&candidates, need, self.gate.meter.segment_bytes());
         if !few && !units.is_empty() {
             let chosen: HashSet<u32> = units.iter().flatten().copied().collect();
             kept = self.mark(&sealed, horizon, &branches, |id| chosen.contains(&id))?;
         }
         let mut done = Compacted { dead: candidates.iter().map(Candidate::dead).sum(), ..Compacted::default() };
+        if !units.is_empty() && self.gate.meter.is_disk_full() {
+            // What the cycle frees is worth more than it takes meanwhile.
+            self.give_reserve_up();
+        }
         for unit in units {
             let names = unit.iter().flat_map(|id| kept.remove(id).unwrap_or_default().names).collect();
             let inputs: Vec<_> = unit.iter().filter_map(|&id| sealed.with_id(id).cloned()).collect();
-            if let Some(part) = self.rewrite(&inputs, names, pace)? {
+            let part = self.rewrite(&inputs, names, pace).inspect_err(|e| self.no_room_to_compact(e))?;
+            if let Some(part) = part {
                 done.segments_in += part.segments_in;
                 done.segments_out += part.segments_out;
                 done.written += part.written;
@@ -81,15 +87,16 @@ impl Volume {
                 done.dead = done.dead.saturating_sub(part.freed);
             }
         }
+        self.gate.meter.looked(done.dead, horizon, points);
         Ok(done)
     }
 
-    /// The horizon, and where the walk has to look.
-    fn stops(&self, sealed: &SealedSet) -> (u64, Vec<Branch>) {
+    /// The horizon, the number of points, and where the walk has to look.
+    fn stops(&self, sealed: &SealedSet) -> (u64, usize, Vec<Branch>) {
         let (horizon, points) = self.reachable();
         let points: Vec<u64> = points.iter().map(|p| p.lsn.0).collect();
         let newest = sealed.last().map_or(0, |s| s.item.last_lsn.0);
-        (horizon.lsn.0, branches(&self.index.lineage(), horizon.lsn.0, &points, newest))
+        (horizon.lsn.0, points.len(), branches(&self.index.lineage(), horizon.lsn.0, &points, newest))
     }
 
     /// What stays of each segment that has records at or below the horizon; with names where `named`.

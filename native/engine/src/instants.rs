@@ -27,6 +27,7 @@ pub(crate) struct Stretch {
     pub first: (u64, u64),
     pub last: (u64, u64),
     pub clock_epoch: u32,
+    pub compacted: bool,
 }
 
 impl Volume {
@@ -69,7 +70,8 @@ impl Volume {
     /// The state at a time: waits until every record stamped at or before it is visible; below the horizon the newest point not after it. NotFound, naming the
     /// range, in the future and before the oldest instant that can be reached.
     pub fn instant_at(&self, stamp: Stamp) -> Result<Instant> {
-        if stamp < self.created {
+        // A clone begins with an instant that is older than itself.
+        if stamp < self.created.min(self.oldest().stamp) {
             return Err(self.unreachable("the time lies before the volume's creation"));
         }
         let now = || self.storage.now();
@@ -144,16 +146,28 @@ impl Volume {
     }
 
     /// The record with this number or, where none has it, one before it.
-    pub(crate) fn record_at_or_before(&self, lsn: Lsn) -> Lsn {
+    pub(crate) fn record_at_or_before(&self, lsn: Lsn) -> Result<Lsn> {
         let stretches = self.stretches();
-        let Some(stretch) = stretches.iter().rev().find(|s| s.first.0 <= lsn.0) else { return Lsn::ZERO };
+        let Some(stretch) = stretches.iter().rev().find(|s| s.first.0 <= lsn.0) else { return Ok(Lsn::ZERO) };
         if lsn.0 >= stretch.last.0 {
-            return Lsn(stretch.last.0);
+            return Ok(Lsn(stretch.last.0));
         }
-        match self.stamp_in(stretch, lsn.0) {
-            Ok(Some(_)) => lsn,
-            _ => Lsn(stretch.first.0),
+        Ok(match self.stamp_in(stretch, lsn.0)? {
+            Some(_) => lsn,
+            None => Lsn(stretch.first.0),
+        })
+    }
+
+    /// The newest record below `lsn`, or the horizon's. Numbers that nobody used are passed over one by one: there are as many as requests failed in a row.
+    pub(crate) fn record_before(&self, lsn: Lsn) -> Result<Lsn> {
+        let horizon = self.reach.lock().horizon.lsn;
+        let stretches = self.stretches();
+        let Some(stretch) = stretches.iter().rev().find(|s| s.first.0 < lsn.0) else { return Ok(horizon) };
+        let mut at = (lsn.0 - 1).min(stretch.last.0);
+        while at > stretch.first.0.max(horizon.0) && self.stamp_in(stretch, at)?.is_none() {
+            at -= 1;
         }
+        Ok(Lsn(at))
     }
 
     pub(crate) fn stamp_in(&self, stretch: &Stretch, lsn: u64) -> Result<Option<u64>> {
@@ -175,8 +189,11 @@ impl Volume {
             first: (s.item.first_lsn.0, s.item.first_stamp),
             last: (s.item.last_lsn.0, s.item.last_stamp),
             clock_epoch: s.item.clock_epoch,
+            compacted: s.item.compacted,
         };
-        let mut all: Vec<Stretch> = sealed.iter().map(of_sealed).collect();
+        // What an ancestor wrote is no instant of this timeline, but for the base, which is the horizon's.
+        let own = sealed.iter().filter(|s| s.item.first_lsn.0 > self.facts.floor());
+        let mut all: Vec<Stretch> = own.map(of_sealed).collect();
         all.extend(tables.iter().filter_map(|table| stretch_of(table)));
         all.extend(active);
         all.sort_by_key(|s| s.first.0);
@@ -198,5 +215,5 @@ fn instant(point: PointItem) -> Instant {
 
 fn stretch_of(table: &Memtable) -> Option<Stretch> {
     let (first, last) = (table.first()?, table.last()?);
-    Some(Stretch { segment: table.segment, first, last, clock_epoch: table.clock_epoch })
+    Some(Stretch { segment: table.segment, first, last, clock_epoch: table.clock_epoch, compacted: false })
 }

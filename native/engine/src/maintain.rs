@@ -67,6 +67,7 @@ impl Volume {
     /// Keeps lookups short. The checkpoint first: it reads what a merge would mix with what lies before.
     fn tend_index(&self) -> Result<()> {
         self.checkpoint_if_due()?;
+        self.drop_old_checkpoints()?;
         self.merge_if_due()
     }
 
@@ -76,7 +77,7 @@ impl Volume {
         self.make_spare()
     }
 
-    fn seal_ended(&self) -> Result<()> {
+    pub(crate) fn seal_ended(&self) -> Result<()> {
         let _one_at_a_time = self.maintenance.lock();
         loop {
             let ended = self.maintenance_wake.0.lock().ended.front().cloned();
@@ -168,16 +169,25 @@ impl Volume {
         let Some(mut writer) = self.writer.lock().take() else {
             return Ok(());
         };
-        if writer.has_news(self.durability.record()) {
-            self.append_empty(&mut writer, self.ring.published() + 1)?;
-        }
-        writer.scrub()?;
-        let ended = Ended::of(&*self.storage, &writer)?;
+        let ended = self.with_reserve(|| self.leave_writer(&mut writer))?;
         self.index.rotate(0, 0);
         if writer.entries > 0 {
             self.maintenance_wake.0.lock().ended.push_back(ended);
         }
-        self.seal_ended()?;
+        self.with_reserve(|| self.seal_ended())?;
+        self.with_reserve(|| self.commit_clean())
+    }
+
+    /// Nothing is owed to the active segment any more.
+    fn leave_writer(&self, writer: &mut Writer) -> Result<Ended> {
+        if writer.has_news(self.durability.record()) {
+            self.append_empty(writer, self.ring.published() + 1)?;
+        }
+        writer.scrub()?;
+        Ended::of(&*self.storage, writer)
+    }
+
+    fn commit_clean(&self) -> Result<()> {
         let (next_lsn, last_stamp, clock_epoch) = self.ring.clock();
         let mut manifest = self.manifest.lock();
         let open: Vec<SegmentId> = manifest.content.segments.values().filter(|s| !s.sealed).map(|s| s.id).collect();
@@ -235,7 +245,9 @@ fn run(volume: &Weak<Volume>, shared: &(Mutex<Wake>, Condvar)) {
             return;
         }
         if let Err(error) = volume.maintain().and_then(|()| volume.note_idle()).and_then(|()| volume.tend_index()) {
-            volume.faults.note(error.message);
+            if error.kind != Kind::NoSpace {
+                volume.faults.note(error.message);
+            }
             // A full disk or a failing one: look again, but not in a loop.
             drop(volume);
             let mut wake = wake.lock();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::compact::background;
 use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
+use crate::full::RESERVE;
 use crate::index::checkpoint::Checkpoint;
 use crate::index::files::Files;
 use crate::index::map::Parts;
@@ -44,12 +45,17 @@ pub(crate) fn open(
     let maintenance = options.maintenance;
     let volume = found.found.into_volume(storage, origin, options, read_only);
     if !read_only && maintenance == Maintenance::Thread {
+        volume.gate.keep_for(&volume);
         maintain::spawn(&volume)?;
         background::spawn(&volume)?;
     }
     if let (false, Some(event)) = (read_only, recovered) {
         let lsn = volume.control(event.as_bytes())?;
-        volume.commit(lsn)?;
+        match volume.commit(lsn) {
+            // Not even the reserve is there: the event is lost, the volume is not.
+            Err(e) if e.kind == Kind::NoSpace => {}
+            other => drop(other?),
+        }
     }
     Ok(volume)
 }
@@ -118,6 +124,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options) -> Result<Opened> {
         clock_epoch,
         was_clean: state.clean,
         lock: None,
+        reserve_given_up: None,
         manifest,
     };
     Ok(Opened { found, recovered: cut })
@@ -129,10 +136,20 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
     let recovery = recover_open(storage, &manifest, true)?;
     let faults = notes.damage.iter().chain(&recovery.damage).cloned().collect::<Faults>();
     let event = (!was_clean).then(|| recovery_event(&recovery));
-    if !was_clean {
-        seal_recovered(&mut manifest, &recovery)?;
-    } else if notes.must_rewrite {
-        manifest.rewrite()?;
+    let settle = |manifest: &mut Manifest| match (was_clean, notes.must_rewrite) {
+        (false, _) => seal_recovered(manifest, &recovery),
+        (true, true) => manifest.rewrite(),
+        (true, false) => Ok(()),
+    };
+    let mut reserve_given_up = None;
+    match settle(&mut manifest) {
+        Err(e) if e.kind == Kind::NoSpace => {
+            // What a crash left is removed at the end only; the reserve is for this.
+            reserve_given_up = Some(storage.length(RESERVE).map_err(|_| e)?);
+            storage.remove(RESERVE).map_err(|e| Error::io("remove", RESERVE, &e))?;
+            settle(&mut manifest)?;
+        }
+        other => other?,
     }
     sweep(&**storage, &manifest)?;
     let sealed = sealed_segments(&manifest, &faults);
@@ -157,6 +174,7 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
         clock_epoch: state.clock_epoch,
         was_clean,
         lock: Some(lock),
+        reserve_given_up,
         manifest,
     };
     Ok(Opened { found, recovered: event })
@@ -165,7 +183,10 @@ fn open_writer(storage: &Arc<dyn Storage>, lock: Box<dyn Lock>, options: &Option
 /// Reads the open segments that the manifest names. A writer first makes durable what the cache has, and then reads what the disk has.
 fn recover_open(storage: &Arc<dyn Storage>, manifest: &Manifest, write: bool) -> Result<Recovery> {
     let content = &manifest.content;
-    let last_sealed = content.segments.values().filter(|s| s.sealed).map(|s| s.last_lsn.0).max().unwrap_or(0);
+    let facts = recover::Volume::new(content);
+    let sealed = content.segments.values().filter(|s| s.sealed).map(|s| s.last_lsn.0);
+    // What ancestors wrote may be gone, and is not missed.
+    let last_sealed = sealed.max().unwrap_or(0).max(facts.floor());
     let (mut open, mut missing) = (Vec::new(), Vec::new());
     for item in content.segments.values().filter(|s| !s.sealed) {
         let segment = match segment::open(&**storage, item.id, item.nonce, write) {
@@ -182,7 +203,6 @@ fn recover_open(storage: &Arc<dyn Storage>, manifest: &Manifest, write: bool) ->
         }
         open.push(segment);
     }
-    let facts = recover::Volume::new(content);
     let mut recovery = recover::recover(open, last_sealed, &facts)?;
     recovery.damage.extend(missing);
     Ok(recovery)

@@ -116,7 +116,8 @@ impl Volume {
     /// A horizon below the present one, or above what is durable, counts as that. NotFound if a point cannot be reached now, Invalid if one lies above the horizon.
     pub fn retain(&self, horizon: Lsn, points: &[Lsn]) -> Result<()> {
         self.check_writable()?;
-        while !self.try_retain(horizon, points)? {}
+        // Giving history up is what makes room.
+        while !self.with_reserve(|| self.try_retain(horizon, points))? {}
         Ok(())
     }
 
@@ -140,13 +141,18 @@ impl Volume {
         self.commit_reach(horizon, wanted)
     }
 
+    /// The newest record that no crash can take back: the horizon lies no higher. A sealed segment was synced, also where nobody asked for that.
+    pub fn settled(&self) -> Lsn {
+        let sealed = self.index.sealed().last().map_or(Lsn::ZERO, |s| s.item.last_lsn);
+        Lsn(self.durability.record()).max(sealed)
+    }
+
     /// The horizon to set: durable, an instant, not below the present one.
     fn settled_horizon(&self, wanted: Lsn) -> Result<PointItem> {
         let present = self.reach.lock().horizon;
-        let durable = Lsn(self.durability.record());
-        let lsn = wanted.min(durable).max(present.lsn);
+        let lsn = wanted.min(self.settled()).max(present.lsn);
         // Not every number is a record: one that was passed over counts as the record before it.
-        let lsn = self.record_at_or_before(lsn).max(present.lsn);
+        let lsn = self.record_at_or_before(lsn)?.max(present.lsn);
         self.point_of(lsn)
     }
 

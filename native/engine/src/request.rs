@@ -1,6 +1,7 @@
 //! A request on its way into the journal: encoded by its session without a lock, numbered by the ring, written by the leader.
 
 use crate::error::{Error, Result};
+use crate::gate::Permit;
 use crate::journal::batch::RecordKind;
 use crate::journal::payload;
 use crate::options::{CONTROL_BYTES_MAX, REQUEST_BYTES_MAX};
@@ -39,7 +40,7 @@ pub enum Piece {
     Void,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Request {
     pub lsn: u64,
     pub stamp: u64,
@@ -47,11 +48,15 @@ pub struct Request {
     pub pieces: Vec<Piece>,
     /// Stored payloads of the Data and Control pieces, in order, room for their checksums included.
     pub payload: Vec<u8>,
+    /// The room that was promised to it.
+    pub permit: Option<Permit>,
+    /// What it was before its edges were filled up, if it may have to wait: then they are filled up anew.
+    pub original: Option<Box<Request>>,
 }
 
 impl Request {
     fn new(pieces: Vec<Piece>, payload: Vec<u8>) -> Request {
-        Request { lsn: 0, stamp: 0, clock_epoch: 0, pieces, payload }
+        Request { lsn: 0, stamp: 0, clock_epoch: 0, pieces, payload, permit: None, original: None }
     }
 
     /// A write of `data` at a byte offset inside the volume.
@@ -119,6 +124,22 @@ impl Request {
     /// Bytes that it takes in the ring: what is allocated, which compression leaves larger than what is used.
     pub fn bytes(&self) -> usize {
         self.payload.capacity() + self.pieces.len() * std::mem::size_of::<Piece>() + std::mem::size_of::<Request>()
+    }
+
+    /// Keeps what it is, before `merge_edges`.
+    pub fn remember(&mut self) {
+        self.original = Some(Box::new(Request::new(self.pieces.clone(), self.payload.clone())));
+    }
+
+    /// What is to be written later in place of this.
+    pub fn again(mut self) -> Box<Request> {
+        self.permit = None;
+        self.original.take().unwrap_or_else(|| Box::new(self))
+    }
+
+    /// True for what a client wrote; control records and rollbacks do not wait.
+    pub fn may_wait(&self) -> bool {
+        !self.pieces.iter().any(|piece| matches!(piece, Piece::Control { .. } | Piece::Rollback { .. } | Piece::Void))
     }
 
     pub fn has_edges(&self) -> bool {

@@ -20,7 +20,7 @@ struct State {
     clock_epoch: u32,
     leading: bool,
     closed: Option<Error>,
-    failed: HashMap<u64, Error>,
+    failed: HashMap<u64, Failure>,
 }
 
 pub struct Ring {
@@ -30,6 +30,19 @@ pub struct Ring {
     failures: AtomicUsize,
     bytes_max: usize,
     requests_max: usize,
+}
+
+/// Why a request is not in the journal.
+pub struct Failure {
+    pub error: Error,
+    /// The request, where it is to be admitted again.
+    pub again: Option<Box<Request>>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { error, again: None }
+    }
 }
 
 /// What admission found.
@@ -112,7 +125,7 @@ impl Ring {
     }
 
     /// For the leader: all up to `lsn` are done, those in `failed` without success.
-    pub fn finish(&self, lsn: u64, failed: Vec<(u64, Error)>) {
+    pub fn finish(&self, lsn: u64, failed: Vec<(u64, Failure)>) {
         let mut state = self.state.lock();
         state.failed.extend(failed);
         self.failures.store(state.failed.len(), Ordering::Relaxed);
@@ -133,15 +146,15 @@ impl Ring {
         self.published() >= lsn
     }
 
-    /// The outcome of a done request; a failure is told once.
-    pub fn outcome(&self, lsn: u64) -> Result<()> {
+    /// Why a done request failed, if it did; told once.
+    pub fn outcome(&self, lsn: u64) -> Option<Failure> {
         if self.failures.load(Ordering::Relaxed) == 0 {
-            return Ok(());
+            return None;
         }
         let mut state = self.state.lock();
         let outcome = state.failed.remove(&lsn);
         self.failures.store(state.failed.len(), Ordering::Relaxed);
-        outcome.map_or(Ok(()), Err)
+        outcome
     }
 
     pub fn published(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! Rollback: a record that says which earlier state goes on from here. It is one directory entry, so that its echo covers it like any other.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::index::memtable::Control;
 use crate::request::Request;
 use crate::units::Lsn;
@@ -38,6 +38,18 @@ impl Volume {
         self.commit(lsn)?;
         self.sync_to(lsn)?;
         Ok(lsn)
+    }
+}
+
+impl Volume {
+    /// The newest rollback of this timeline, and the record before it, which is where an undo goes back to. NotFound if there was none.
+    pub fn last_rollback(&self) -> Result<(Lsn, Lsn)> {
+        let floor = self.facts.floor();
+        let lineage = self.index.lineage();
+        match lineage.branches().last().filter(|&&(lsn, _)| lsn > floor) {
+            Some(&(lsn, _)) => Ok((Lsn(lsn), self.record_before(Lsn(lsn))?)),
+            None => Err(Error::new(Kind::NotFound, "there was no rollback that could be undone")),
+        }
     }
 }
 

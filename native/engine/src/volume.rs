@@ -10,6 +10,8 @@ use crate::compact::background::Background;
 use crate::durable::Durability;
 use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
+use crate::full::{Settled, Waiting, RESERVE};
+use crate::gate::Gate;
 use crate::index::files::Files;
 use crate::index::map::{Index, Parts};
 use crate::index::memtable::Control;
@@ -22,9 +24,11 @@ use crate::maintain;
 use crate::opening;
 use crate::options::Options;
 use crate::origin::Origin;
+use crate::prune::Looked;
 use crate::reach::Reach;
 use crate::request::{check_range, Request};
 use crate::ring::{Admission, Ring};
+use crate::space::{FullPolicy, Meter};
 use crate::storage::{Lock, Storage};
 use crate::units::{Lsn, Stamp, SECTOR};
 use crate::view::View;
@@ -48,6 +52,10 @@ pub struct Volume {
     pub(crate) size: AtomicU64,
     pub(crate) manifest: Mutex<Manifest>,
     pub(crate) index: Index,
+    /// What lets writes into the ring.
+    pub(crate) gate: Arc<Gate>,
+    /// Bytes that the reserve on the disk had when it was given up; None where it was not.
+    pub(crate) reserve: Mutex<Option<u64>>,
     pub(crate) ring: Ring,
     /// None until the first write of this run, and after closing. Only the leader appends; a sync looks in to learn what to cover.
     pub(crate) writer: Mutex<Option<Writer>>,
@@ -63,6 +71,7 @@ pub struct Volume {
     /// The next ids of segments, checkpoints and runs when it was opened: files from there on may be in the making.
     pub(crate) opening_ids: [u32; 3],
     pub(crate) compaction: Mutex<()>,
+    pub(crate) checkpoints_looked: Mutex<Looked>,
     pub(crate) background: Background,
     /// Of compaction: when it last gave way, and the next LSN then.
     pub(crate) pace: Mutex<(u64, u64)>,
@@ -136,22 +145,30 @@ impl Volume {
     }
 
     /// Admits a write: copies (and compresses) `data`, gives it its LSN and stamp. Any offset and length inside `size`; empty is Invalid. Not yet in the
-    /// journal: reply only after `commit`. May wait for room in the ring, never for another session's client.
+    /// journal: reply only after `commit`. May wait for room in the ring, and in the volume's budget or on the disk where that is the policy.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<Lsn> {
+        self.admit_when_room(self.encode_write(offset, data)?)
+    }
+
+    pub(crate) fn encode_write(&self, offset: u64, data: &[u8]) -> Result<Request> {
         self.check_writable()?;
         check_range(offset, data.len() as u64, self.size(), true)?;
-        self.admit(Request::write(offset, data))
+        Ok(Request::write(offset, data))
     }
 
     /// Admits a WRITE_ZEROES or TRIM of any length inside `size`.
     pub fn zero(&self, offset: u64, bytes: u64, how: Zeroing) -> Result<Lsn> {
+        self.admit_when_room(self.encode_zero(offset, bytes, how)?)
+    }
+
+    pub(crate) fn encode_zero(&self, offset: u64, bytes: u64, how: Zeroing) -> Result<Request> {
         self.check_writable()?;
         check_range(offset, bytes, self.size(), false)?;
         let kind = if how == Zeroing::Trim { RecordKind::Trim } else { RecordKind::Zero };
-        self.admit(Request::zero(offset, bytes, kind))
+        Ok(Request::zero(offset, bytes, kind))
     }
 
-    /// Admits a control record: a JSON document of at most 1 MiB.
+    /// Admits a control record: a JSON document of at most 1 MiB. It never waits for room, and may use the reserve.
     pub fn control(&self, document: &[u8]) -> Result<Lsn> {
         self.check_writable()?;
         self.admit(Request::control(document)?)
@@ -182,14 +199,15 @@ impl Volume {
     }
 
     /// Waits until the record is in the journal and visible to reads; its own outcome. To be called once for each
-    /// admitted LSN; the first call of several takes all that is pending with it, the others are then cheap.
-    pub fn commit(&self, lsn: Lsn) -> Result<()> {
-        while !self.ring.wait_done(lsn.0) {
-            if self.ring.try_lead() {
-                self.lead();
+    /// admitted LSN; the first call of several takes all that is pending with it, the others are then cheap. The LSN that it has: a later one than
+    /// `lsn` if it had to wait for room on the disk.
+    pub fn commit(&self, mut lsn: Lsn) -> Result<Lsn> {
+        loop {
+            match self.settle(lsn)? {
+                Settled::Done => return Ok(lsn),
+                Settled::Again(Waiting(request)) => lsn = self.admit_when_room(*request)?,
             }
         }
-        self.ring.outcome(lsn.0)
     }
 
     /// The live volume: its reads see every committed write.
@@ -210,10 +228,13 @@ impl Volume {
             return Ok(());
         }
         self.ring.close(Error::new(Kind::Closed, "the volume is closed"));
+        self.gate.close();
         self.background.stop();
         let result = if self.read_only { Ok(()) } else { self.finish() };
         self.stop_maintenance();
         self.background.join();
+        // A cycle that somebody asked for ends, too, before the lock is let go.
+        drop(self.compaction.lock());
         // Nobody writes into the folder any more before the lock is let go.
         if let Some(thread) = self.maintenance_thread.lock().take() {
             let _ = thread.join();
@@ -263,9 +284,10 @@ impl Volume {
         self.index.lineage().branches().to_vec()
     }
 
-    /// Every control record, ascending.
+    /// Every control record of this timeline, ascending; those of ancestors are theirs.
     pub fn controls(&self) -> Vec<Control> {
-        self.controls.lock().clone()
+        let floor = self.facts.floor();
+        self.controls.lock().iter().filter(|control| control.lsn > floor).cloned().collect()
     }
 }
 
@@ -273,6 +295,7 @@ impl Drop for Volume {
     fn drop(&mut self) {
         // Without `close` this is what a kill leaves; only the threads have to go.
         self.stop_maintenance();
+        self.gate.close();
         self.background.stop();
     }
 }
@@ -288,11 +311,13 @@ pub(crate) struct Found {
     pub clock_epoch: u32,
     pub was_clean: bool,
     pub lock: Option<Box<dyn Lock>>,
+    /// Bytes of the reserve that opening needed.
+    pub reserve_given_up: Option<u64>,
 }
 
 impl Found {
     pub fn into_volume(
-        self,
+        mut self,
         storage: Arc<dyn Storage>,
         origin: Option<Arc<dyn Origin>>,
         options: Options,
@@ -304,6 +329,7 @@ impl Found {
         let opening_ids = [self.manifest.content.next_segment().0, state.next_checkpoint, state.next_run];
         let faults = self.parts.faults.clone();
         let bounds = (options.ring_bytes, options.ring_requests);
+        let gate = self.gate(&*storage, &options);
         Arc::new(Volume {
             id,
             created: Stamp(created),
@@ -314,6 +340,8 @@ impl Found {
             size: AtomicU64::new(size),
             manifest: Mutex::new(self.manifest),
             index: Index::new(files, options.cache_bytes, self.parts, self.last_lsn),
+            gate,
+            reserve: Mutex::new(self.reserve_given_up),
             ring: Ring::new(self.next_lsn, self.last_stamp, self.clock_epoch, bounds),
             writer: Mutex::new(None),
             spare: Mutex::new(None),
@@ -324,6 +352,7 @@ impl Found {
             controls: Mutex::new(self.controls),
             opening_ids,
             compaction: Mutex::new(()),
+            checkpoints_looked: Mutex::default(),
             background: Background::default(),
             pace: Mutex::new((0, 0)),
             maintenance: Mutex::new(()),
@@ -334,6 +363,19 @@ impl Found {
             storage,
             options,
         })
+    }
+}
+
+impl Found {
+    /// The gate, with what the manifest names counted.
+    fn gate(&mut self, storage: &dyn Storage, options: &Options) -> Arc<Gate> {
+        let gate = Arc::new(Gate::new(Meter::new(options.segment_bytes, FullPolicy::default())));
+        gate.meter.set_reserve_file(storage.length(RESERVE).unwrap_or(0));
+        self.manifest.count_in(gate.clone());
+        if self.reserve_given_up.is_some() {
+            gate.meter.disk_filled();
+        }
+        gate
     }
 }
 

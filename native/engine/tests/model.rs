@@ -147,7 +147,7 @@ fn run(seed: u64, maintenance: Maintenance) {
     for round in 0..4 {
         for _ in 0..60 {
             let batch: Vec<Lsn> = (0..1 + model.random(6)).map(|_| model.step(&volume)).collect();
-            batch.iter().for_each(|&lsn| volume.commit(lsn).unwrap());
+            batch.iter().for_each(|&lsn| assert_eq!(volume.commit(lsn).unwrap(), lsn));
             if model.random(6) == 0 {
                 volume.flush().unwrap();
             }

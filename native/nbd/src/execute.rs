@@ -5,16 +5,15 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use cdp_engine::{Extent, Result, Zeroing};
+use cdp_engine::{Change, Extent, Result, View, Zeroing};
 
-use crate::desk::Desk;
 use crate::memory::Hold;
 use crate::read::Reading;
 use crate::reply::{errno_of, To};
 use crate::request::{judge_selection, Command};
 use crate::session::Context;
 use crate::turn::Turn;
-use crate::wire::{STATE_HOLE, STATE_ZERO};
+use crate::wire::{STATE_CHANGED, STATE_HOLE, STATE_ZERO};
 
 /// Extents in one BLOCK_STATUS chunk at most; the specification lets a server say less than it was asked.
 const EXTENTS_MAX: usize = 2048;
@@ -58,23 +57,24 @@ impl Turn<'_> {
     /// A command whose payload stands in the window behind `head` bytes of header; both are taken.
     pub(crate) fn execute_in_window(&mut self, to: To, command: Command, head: usize, payload: usize) {
         if let (Command::Write { offset, fua, .. }, Some(volume)) = (command, &self.session.volume) {
-            let Desk { window, batch, .. } = &mut *self.desk;
-            let data = &window.unread()[head..head + payload];
-            batch.write(to, volume.write(offset, data), fua);
+            let window = &mut self.desk.window;
+            let prepared = volume.prepare_write(offset, &window.unread()[head..head + payload]);
             window.advance(head + payload);
+            self.offer(to, fua, prepared, None);
             return;
         }
         let bytes = self.desk.window.unread()[head..head + payload].to_vec();
         self.desk.window.advance(head + payload);
-        self.execute_payload(to, command, &bytes);
+        self.execute_payload(to, command, &bytes, self.core.memory.small.nothing());
     }
 
-    /// A command with its payload.
-    pub(crate) fn execute_payload(&mut self, to: To, command: Command, payload: &[u8]) {
+    /// A command with its payload. Its memory is given back, unless it is needed for longer.
+    pub(crate) fn execute_payload(&mut self, to: To, command: Command, payload: &[u8], hold: Hold) -> Option<Hold> {
         match command {
             Command::Write { offset, fua, .. } => {
                 if let Some(volume) = &self.session.volume {
-                    self.desk.batch.write(to, volume.write(offset, payload), fua);
+                    let prepared = volume.prepare_write(offset, payload);
+                    return self.offer(to, fua, prepared, Some(hold));
                 }
             }
             Command::BlockStatusSelected { offset, one, .. } => {
@@ -88,11 +88,13 @@ impl Turn<'_> {
             }
             _ => {}
         }
+        Some(hold)
     }
 
     fn zero(&mut self, to: To, offset: u64, length: u64, how: Zeroing, fua: bool) {
         if let Some(volume) = &self.session.volume {
-            self.desk.batch.write(to, volume.zero(offset, length, how), fua);
+            let prepared = volume.prepare_zero(offset, length, how);
+            self.offer(to, fua, prepared, None);
         }
     }
 
@@ -126,8 +128,9 @@ impl Turn<'_> {
         let agreement = &self.session.agreement;
         for (index, &position) in contexts.iter().enumerate() {
             let last = index + 1 == contexts.len();
-            let extents = match agreement.contexts[position] {
+            let extents = match &agreement.contexts[position] {
                 Context::Allocation => self.allocation(offset, length, most),
+                Context::ChangedSince(since) => self.changed(since, offset, length, most),
             };
             let bytes = match extents {
                 Ok(extents) => agreement.voice.status(to, agreement.ids[position], &extents, last),
@@ -150,5 +153,46 @@ impl Turn<'_> {
             }
         };
         Ok(extents.iter().map(|extent| (extent.bytes, status(extent))).collect())
+    }
+
+    fn changed(&self, since: &View, offset: u64, length: u64, most: usize) -> Result<Vec<(u64, u32)>> {
+        // With what did not change before each of them these are at most `most`, or there is one and it comes first.
+        let sought = (most / 2).max(1);
+        let changes = self.session.view.changed(since, offset, length, sought)?;
+        let end = if changes.len() < sought { offset + length } else { offset };
+        Ok(descriptors(&changes, offset, end, most))
+    }
+}
+
+/// What changed, and between it what did not, from `offset` on: as far as the last change, and at least to `end`.
+fn descriptors(changes: &[Change], offset: u64, end: u64, most: usize) -> Vec<(u64, u32)> {
+    let mut told = Vec::with_capacity(2 * changes.len() + 1);
+    let mut at = offset;
+    for change in changes {
+        if change.offset > at {
+            told.push((change.offset - at, 0));
+        }
+        told.push((change.bytes, STATE_CHANGED));
+        at = change.offset + change.bytes;
+    }
+    if end > at {
+        told.push((end - at, 0));
+    }
+    told.truncate(most);
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_between_changes_did_not_change() {
+        let change = |offset, bytes| Change { offset, bytes };
+        assert_eq!(descriptors(&[], 512, 4096, 9), [(3584, 0)]);
+        assert_eq!(descriptors(&[change(512, 512)], 512, 4096, 9), [(512, 1), (3072, 0)]);
+        let two = [change(1024, 512), change(4096, 1024)];
+        assert_eq!(descriptors(&two, 512, 512, 9), [(512, 0), (512, 1), (2560, 0), (1024, 1)], "and not further");
+        assert_eq!(descriptors(&two[1..], 512, 8192, 1), [(3584, 0)]);
     }
 }

@@ -4,6 +4,7 @@
 //! threads serves all sessions over epoll; an idle session is a small struct. Bytes flow one way: socket → window
 //! → gate (`request`) → engine → outbox → socket. Nothing here knows of Python or of files.
 
+mod aside;
 mod batch;
 mod desk;
 mod execute;
@@ -39,13 +40,15 @@ pub enum Export {
 }
 
 /// What negotiation settled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Mode {
     /// Structured replies; implied by `extended`.
     pub structured: bool,
     pub extended: bool,
-    /// Id and name of each metadata context: `base:allocation`.
+    /// Id and name of each metadata context that needs no more: `base:allocation`.
     pub contexts: Vec<(u32, String)>,
+    /// Id of each context that tells what changed since an instant, and the instant.
+    pub since: Vec<(u32, View)>,
 }
 
 /// Bounds of a server; see docs/nbd.md, "Bounds".

@@ -35,6 +35,8 @@ pub const REPLY_ERROR_OFFSET: u16 = (1 << 15) + 2;
 
 pub const STATE_HOLE: u32 = 1 << 0;
 pub const STATE_ZERO: u32 = 1 << 1;
+/// Of `x-cdp:changed-since:`: the first bit, as in QEMU's dirty bitmaps; the others are 0.
+pub const STATE_CHANGED: u32 = 1 << 0;
 
 /// Bytes of a request header.
 pub const COMPACT_REQUEST: usize = 28;

@@ -1,7 +1,8 @@
-//! BLOCK_STATUS: base:allocation in both kinds of chunk, REQ_ONE, and payloads that choose contexts.
+//! BLOCK_STATUS: base:allocation and what changed in both kinds of chunk, REQ_ONE, and payloads that choose contexts.
 
 mod support;
 
+use cdp_engine::{Lsn, Zeroing};
 use cdp_nbd::{wire, Mode};
 use support::*;
 
@@ -95,7 +96,7 @@ fn payload(length: u64, ids: &[u32]) -> Vec<u8> {
 fn a_payload_chooses_length_and_contexts() {
     let bench = with_data();
     let contexts = vec![(5, "base:allocation".to_owned()), (9, "base:allocation".to_owned())];
-    let mut client = bench.client(Mode { structured: true, extended: true, contexts });
+    let mut client = bench.client(Mode { structured: true, extended: true, contexts, ..Mode::default() });
     let all = select(&mut client, 0, 0, &payload(5 * MIB, &[9, 5]));
     let told: Vec<_> = all.iter().map(status).collect();
     let extents = vec![(4 * MIB, 3), (MIB, 0)];
@@ -104,6 +105,75 @@ fn a_payload_chooses_length_and_contexts() {
     assert_eq!(one.iter().map(status).collect::<Vec<_>>(), [(9, vec![(MIB, 0)])]);
     client.ask(0, wire::CMD_BLOCK_STATUS, 1, 0, MIB);
     assert_eq!(client.chunks(1).iter().map(|chunk| status(chunk).0).collect::<Vec<_>>(), [5, 9]);
+}
+
+/// A mode with the allocation as 5 and what changed since each LSN as 20, 21 and so on.
+fn since(bench: &Bench, mode: Mode, lsns: &[u64]) -> Mode {
+    let view = |(index, &lsn): (usize, &u64)| (20 + index as u32, bench.volume.view(Lsn(lsn)).unwrap());
+    Mode { since: lsns.iter().enumerate().map(view).collect(), ..mode }
+}
+
+#[test]
+fn what_changed_is_told_for_each_instant_beside_the_allocation() {
+    let bench = with_data();
+    let write = |offset| {
+        let lsn = bench.volume.write(offset, &noise(1000, 1)).unwrap();
+        bench.volume.commit(lsn).unwrap();
+        lsn.0
+    };
+    let (first, second) = (write(MIB), write(9 * MIB));
+    bench.volume.commit(bench.volume.zero(4 * MIB, MIB, Zeroing::Trim).unwrap()).unwrap();
+    for mode in [structured(), extended()] {
+        let mut client = bench.client(since(&bench, mode, &[first, second, 0]));
+        client.ask(0, wire::CMD_BLOCK_STATUS, 1, 0, 16 * MIB);
+        let told: Vec<_> = client.chunks(1).iter().map(status).collect();
+        assert_eq!(told.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [5, 20, 21, 22]);
+        let (trimmed, before) = ((MIB, 1), (4 * MIB, 0));
+        assert_eq!(told[1].1, [before, trimmed, (4 * MIB, 0), (1024, 1), (7 * MIB - 1024, 0)]);
+        assert_eq!(told[2].1, [before, trimmed, (11 * MIB, 0)]);
+        assert_eq!(told[3].1[..3], [(MIB, 0), (1024, 1), (3 * MIB - 1024, 0)]);
+        client.ask(wire::FLAG_REQ_ONE, wire::CMD_BLOCK_STATUS, 2, 9 * MIB + 512, MIB);
+        let one: Vec<_> = client.chunks(2).iter().map(|chunk| status(chunk).1).collect();
+        assert_eq!(one[1..], [vec![(512, 1)], vec![(MIB, 0)], vec![(512, 1)]]);
+        client.ask(wire::FLAG_REQ_ONE, wire::CMD_BLOCK_STATUS, 3, 0, 16 * MIB);
+        assert_eq!(status(&client.chunks(3)[1]).1, [before]);
+        // Written after the negotiation, seen by the next request.
+        client.ask(0, wire::CMD_WRITE, 4, 15 * MIB, 4096);
+        client.send(&noise(4096, 2));
+        client.ask(0, wire::CMD_BLOCK_STATUS, 5, 15 * MIB, MIB);
+        client.reply();
+        assert_eq!(status(&client.chunks(5)[2]).1, [(4096, 1), (MIB - 4096, 0)]);
+        bench.volume.rollback(Lsn(second + 1)).unwrap();
+    }
+}
+
+#[test]
+fn many_changes_are_told_in_parts_that_leave_out_nothing() {
+    let bench = Bench::new(64 * MIB);
+    for index in 0..3000u64 {
+        let lsn = bench.volume.write(index * 8192, &noise(512, index + 1)).unwrap();
+        bench.volume.commit(lsn).unwrap();
+    }
+    let mut client = bench.client(since(&bench, structured(), &[0]));
+    let (mut at, mut runs) = (0, 0);
+    while at < 64 * MIB {
+        client.ask(0, wire::CMD_BLOCK_STATUS, at, at, 64 * MIB - at);
+        for (bytes, flags) in status(&client.chunks(at)[1]).1 {
+            assert_eq!(flags, u64::from(at % 8192 == 0 && at / 8192 < 3000));
+            (at, runs) = (at + bytes, runs + 1);
+        }
+    }
+    assert_eq!((at, runs), (64 * MIB, 6000));
+}
+
+#[test]
+fn an_instant_that_was_taken_away_is_an_error_not_clean() {
+    let bench = with_data();
+    let mut client = bench.client(since(&bench, structured(), &[1]));
+    bench.volume.revoke(Lsn(1));
+    client.ask(0, wire::CMD_BLOCK_STATUS, 1, 0, MIB);
+    let chunks = client.chunks(1);
+    assert_eq!(chunks.last().unwrap().kind, wire::REPLY_ERROR, "{chunks:?}");
 }
 
 #[test]

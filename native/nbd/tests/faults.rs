@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::Arc;
 
 use cdp_engine::storage::{Disk, File, Lock, Storage};
-use cdp_engine::{Options, Stamp, Volume};
+use cdp_engine::{FullPolicy, Options, Stamp, Volume};
 use cdp_nbd::wire::{self, Errno};
 use cdp_nbd::{Export, Server};
 use support::*;
@@ -137,6 +137,12 @@ impl Storage for Moody {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.disk.remove(name)
     }
+    fn links(&self, name: &str) -> io::Result<u64> {
+        self.disk.links(name)
+    }
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        self.disk.reserve(name, bytes)
+    }
     fn list(&self) -> io::Result<Vec<String>> {
         self.disk.list()
     }
@@ -206,8 +212,9 @@ fn a_failed_sync_fails_the_flush_and_every_later_write() {
 }
 
 #[test]
-fn a_full_disk_is_enospc() {
+fn a_full_disk_is_enospc_where_that_is_the_policy() {
     let (bench, orders) = moody();
+    bench.volume.set_budget(None, FullPolicy::Fail);
     let mut client = bench.client(structured());
     assert_eq!(client.write(0, 0, &noise(4096, 1)), 0);
     orders.write.store(libc::ENOSPC, Relaxed);

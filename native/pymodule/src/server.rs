@@ -40,7 +40,7 @@ impl PyServer {
         export: &Bound<'_, PyAny>,
         structured: bool,
         extended: bool,
-        contexts: Vec<(u32, String)>,
+        contexts: Vec<(u32, Bound<'_, PyAny>)>,
         on_end: Option<Py<PyAny>>,
     ) -> PyResult<u64> {
         if fd < 0 {
@@ -52,7 +52,13 @@ impl PyServer {
             Ok(volume) => Export::Live(volume.get().volume.clone()),
             Err(_) => Export::View(export.cast::<PyView>()?.get().view.clone()),
         };
-        let mode = Mode { structured, extended, contexts };
+        let mut mode = Mode { structured, extended, ..Mode::default() };
+        for (id, meaning) in contexts {
+            match meaning.cast::<PyView>() {
+                Ok(since) => mode.since.push((id, since.get().view.clone())),
+                Err(_) => mode.contexts.push((id, meaning.extract()?)),
+            }
+        }
         let on_end = on_end.map(|call| -> OnEnd {
             Box::new(move |session, reason| {
                 Python::attach(|py| {

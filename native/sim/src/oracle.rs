@@ -4,6 +4,7 @@
 //! A request whose reply was an error may have happened or not; the first look decides, and every later one must agree,
 //! until a crash: what nothing flushed over may then be decided anew.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What one request does to the bytes.
@@ -19,6 +20,10 @@ pub enum Change {
     },
     /// A control record: no byte changes.
     Control,
+    /// Back to the state at an LSN.
+    Rollback {
+        to: u64,
+    },
     Nothing,
 }
 
@@ -54,12 +59,38 @@ pub struct Oracle {
     running: bool,
     replied: u64,
     flushed: u64,
+    reach: Reach,
+    /// What is being given up: the old or the new reach is right, and nothing between.
+    next: Option<Reach>,
+}
+
+/// Which instants there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Reach {
+    horizon: u64,
+    points: BTreeSet<u64>,
+}
+
+impl Reach {
+    fn holds(&self, lsn: u64) -> bool {
+        lsn >= self.horizon || self.points.contains(&lsn)
+    }
 }
 
 impl Oracle {
     /// `origin`: the state before the first record.
     pub fn new(origin: Vec<u8>) -> Oracle {
-        Oracle { origin, records: Vec::new(), seen: 0, admitted: 0, running: false, replied: 0, flushed: 0 }
+        Oracle {
+            origin,
+            records: Vec::new(),
+            seen: 0,
+            admitted: 0,
+            running: false,
+            replied: 0,
+            flushed: 0,
+            reach: Reach::default(),
+            next: None,
+        }
     }
 
     pub fn size(&self) -> usize {
@@ -114,6 +145,33 @@ impl Oracle {
         self.records.iter().map(|r| r.lsn).collect()
     }
 
+    /// Every LSN up to `upto` whose state can be asked for, ascending: there is one at least.
+    pub fn instants(&self, upto: u64) -> Vec<u64> {
+        let done = self.records.iter().filter(|r| r.fate == Fate::Done && r.lsn <= upto).map(|r| r.lsn);
+        let mut lsns: Vec<u64> = std::iter::once(0).chain(done).filter(|&lsn| self.reach.holds(lsn)).collect();
+        if !lsns.contains(&self.reach.horizon) {
+            lsns.insert(lsns.partition_point(|&lsn| lsn < self.reach.horizon), self.reach.horizon);
+        }
+        lsns
+    }
+
+    pub fn horizon(&self) -> u64 {
+        self.reach.horizon
+    }
+
+    /// A call that gives history up has begun.
+    pub fn giving_up(&mut self, horizon: u64, points: &[u64]) {
+        self.next = Some(Reach { horizon, points: points.iter().copied().collect() });
+    }
+
+    /// What the volume says can be reached: the horizon, then the points. It decides, once.
+    pub fn gave_up(&mut self, reach: &[u64]) {
+        let now = Reach { horizon: reach[0], points: reach[1..].iter().copied().collect() };
+        let next = self.next.take();
+        assert!(now == self.reach || Some(&now) == next.as_ref(), "{now:?} is neither {:?} nor {next:?}", self.reach);
+        self.reach = now;
+    }
+
     /// A clean stop: what was replied to is kept; numbers that nobody can have seen may be given again.
     pub fn stopped(&mut self) {
         self.running = false;
@@ -160,12 +218,18 @@ impl Oracle {
     ) -> Vec<u8> {
         let mut now = self.origin.clone();
         if wanted(0, 0) {
-            let seen = read(0).expect("LSN 0 is always there");
-            compare(0, &now, &seen, "the state before the first record");
+            match read(0) {
+                Some(seen) if self.reach.holds(0) => compare(0, &now, &seen, "the state before the first record"),
+                seen => assert!(seen.is_none() && !self.reach.holds(0), "LSN 0: there is {}", seen.is_some()),
+            }
         }
+        let mut states = States::of(&self.records, &now);
         for (index, record) in self.records.iter_mut().enumerate().take_while(|(_, r)| r.lsn <= head) {
+            states.keep(record.lsn - 1, &now);
             if record.fate == Fate::Open {
-                record.settle(&mut now, read(record.lsn));
+                assert!(self.reach.holds(record.lsn), "LSN {} was given up before it was settled", record.lsn);
+                record.settle(&mut now, read(record.lsn), &states);
+                states.keep(record.lsn, &now);
                 continue;
             }
             let seen_failed = record.fate == Fate::Pending && read(record.lsn).is_none();
@@ -175,11 +239,17 @@ impl Oracle {
             if record.fate == Fate::Never {
                 continue;
             }
-            record.change.apply(&mut now);
-            if wanted(index, record.lsn) {
-                let seen =
-                    read(record.lsn).unwrap_or_else(|| panic!("no record has LSN {}, {:?}", record.lsn, record.change));
-                compare(record.lsn, &now, &seen, &format!("after {:?}", record.change));
+            record.change.apply(&mut now, &states);
+            states.keep(record.lsn, &now);
+            if !wanted(index, record.lsn) {
+                continue;
+            }
+            match read(record.lsn) {
+                Some(seen) => {
+                    assert!(self.reach.holds(record.lsn), "LSN {} was given up, and can be read", record.lsn);
+                    compare(record.lsn, &now, &seen, &format!("after {:?}", record.change));
+                }
+                None => assert!(!self.reach.holds(record.lsn), "no record has LSN {}, {:?}", record.lsn, record.change),
             }
         }
         now
@@ -198,8 +268,11 @@ impl Oracle {
     /// The state at an LSN: of the records up to it that were replied to.
     pub fn state_at(&self, lsn: u64) -> Vec<u8> {
         let mut now = self.origin.clone();
+        let mut states = States::of(&self.records, &now);
         for record in self.records.iter().filter(|r| r.fate == Fate::Done && r.lsn <= lsn) {
-            record.change.apply(&mut now);
+            states.keep(record.lsn - 1, &now);
+            record.change.apply(&mut now, &states);
+            states.keep(record.lsn, &now);
         }
         now
     }
@@ -212,9 +285,9 @@ impl Oracle {
 
 impl Record {
     /// Takes the outcome that `seen` shows for the one that counts from now on.
-    fn settle(&mut self, now: &mut Vec<u8>, seen: Option<Vec<u8>>) {
+    fn settle(&mut self, now: &mut Vec<u8>, seen: Option<Vec<u8>>, states: &States) {
         let before = now.clone();
-        self.change.apply(now);
+        self.change.apply(now, states);
         match seen {
             Some(seen) if seen != *now => {
                 compare(self.lsn, &before, &seen, &format!("after {:?}, which failed or was cut off", self.change));
@@ -232,8 +305,9 @@ impl Record {
 }
 
 impl Change {
-    pub fn apply(&self, bytes: &mut [u8]) {
+    fn apply(&self, bytes: &mut [u8], states: &States) {
         match self {
+            Change::Rollback { to } => bytes.copy_from_slice(states.at(*to)),
             Change::Write { offset, data } => bytes[*offset..offset + data.len()].copy_from_slice(data),
             Change::Zero { offset, bytes: length } => bytes[*offset..offset + length].fill(0),
             Change::Control | Change::Nothing => {}
@@ -247,8 +321,37 @@ impl fmt::Debug for Change {
             Change::Write { offset, data } => write!(f, "write of {} at {offset}", data.len()),
             Change::Zero { offset, bytes } => write!(f, "zero of {bytes} at {offset}"),
             Change::Control => write!(f, "a control record"),
+            Change::Rollback { to } => write!(f, "a rollback to LSN {to}"),
             Change::Nothing => write!(f, "nothing"),
         }
+    }
+}
+
+/// The states that rollbacks go back to, gathered on the way.
+struct States {
+    wanted: BTreeSet<u64>,
+    known: BTreeMap<u64, Vec<u8>>,
+}
+
+impl States {
+    fn of(records: &[Record], origin: &[u8]) -> States {
+        let target = |r: &Record| match r.change {
+            Change::Rollback { to } => Some(to),
+            _ => None,
+        };
+        let known = BTreeMap::from([(0, origin.to_vec())]);
+        States { wanted: records.iter().filter_map(target).collect(), known }
+    }
+
+    /// The state at `lsn`, and at every number before it that no record has.
+    fn keep(&mut self, lsn: u64, state: &[u8]) {
+        for &wanted in self.wanted.range(..=lsn) {
+            self.known.entry(wanted).or_insert_with(|| state.to_vec());
+        }
+    }
+
+    fn at(&self, lsn: u64) -> &[u8] {
+        self.known.get(&lsn).unwrap_or_else(|| panic!("nobody kept the state at LSN {lsn}"))
     }
 }
 

@@ -63,6 +63,16 @@ impl Process {
         change(&self.machine, self.number, op, name)
     }
 
+    /// Gives a file one more name.
+    pub fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let (mut world, verdict) = self.change(Op::Create, to)?;
+        let id = world.folder.get(from).ok_or_else(not_found)?;
+        if world.folder.get(to).is_some() {
+            return Err(io::Error::from_raw_os_error(EEXIST));
+        }
+        verdict.apply(|| world.folder.create(to, id))
+    }
+
     fn file(&self, id: FileId, name: &str, writable: bool) -> Arc<dyn File> {
         Arc::new(OpenFile { machine: self.machine.clone(), process: self.number, id, name: name.into(), writable })
     }
@@ -101,6 +111,29 @@ impl Storage for Process {
             return Err(not_found());
         }
         verdict.apply(|| world.folder.remove(name)).map(|_| ())
+    }
+
+    fn links(&self, name: &str) -> io::Result<u64> {
+        let world = self.look(Op::Open)?;
+        let id = world.folder.get(name).ok_or_else(not_found)?;
+        Ok(world.folder.names().values().filter(|&&other| other == id).count() as u64)
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let (mut world, verdict) = self.change(Op::Create, name)?;
+        let id = match world.folder.get(name) {
+            Some(id) => verdict.apply(|| id)?,
+            None => verdict.apply(|| world.create(name))?,
+        };
+        if room(&world, id) < bytes {
+            world.folder.remove(name);
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        let file = world.files.get_mut(&id).expect("a named file is kept");
+        let length = file.len();
+        file.write(&vec![0; (bytes as usize).saturating_sub(length)], length);
+        file.sync();
+        Ok(())
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -32,6 +32,18 @@ pub enum Step {
     Look {
         seed: u64,
     },
+    /// The live volume becomes what it was at an instant that the seed picks.
+    Rollback {
+        seed: u64,
+    },
+    /// Gives history up: a horizon, and some points below it.
+    Retain {
+        seed: u64,
+    },
+    /// One cycle, of all that is worth anything or of what is half dead.
+    Compact {
+        all: bool,
+    },
     StepClock {
         by_ns: i64,
     },
@@ -72,14 +84,17 @@ pub fn draw(seed: u64, steps: usize, size: usize) -> Vec<Step> {
 
 fn draw_step(rng: &mut Rng, size: usize) -> Step {
     match rng.below(100) {
-        0..=43 => {
+        0..=37 => {
             let (offset, bytes) = draw_range(rng, size, 80 << 10);
             Step::Write { offset, content: Content { bytes, seed: rng.number() } }
         }
-        44..=53 => {
+        38..=46 => {
             let (offset, bytes) = draw_range(rng, size, size);
             Step::Zero { offset, bytes, trim: rng.chance(50) }
         }
+        47..=48 => Step::Rollback { seed: rng.number() },
+        49..=50 => Step::Retain { seed: rng.number() },
+        51..=53 => Step::Compact { all: rng.chance(60) },
         54..=56 => Step::Control { number: rng.below(1000) },
         57..=74 => Step::Commit { all: rng.chance(60), seed: rng.number() },
         75..=81 => Step::Flush,
@@ -129,7 +144,7 @@ mod tests {
                 assert!(*bytes > 0 && offset + bytes <= size);
             }
         }
-        assert_eq!(kinds.len(), 10, "{kinds:?}");
+        assert_eq!(kinds.len(), 13, "{kinds:?}");
         let unaligned = |s: &&Step| matches!(s, Step::Write { offset, .. } if offset % 512 != 0);
         let large = |s: &&Step| matches!(s, Step::Write { content, .. } if content.bytes > 64 << 10);
         assert!(steps.iter().filter(unaligned).count() > 20 && steps.iter().filter(large).count() > 5);

@@ -166,6 +166,9 @@ impl Story {
             Step::SyncTo => self.sync_to(),
             Step::Idle => self.idle(),
             Step::Look { seed } => self.look(*seed),
+            Step::Rollback { seed } => self.roll_back(*seed),
+            Step::Retain { seed } => self.retain(*seed),
+            Step::Compact { all } => self.compact(*all),
             Step::StepClock { by_ns } => self.machine.step_clock(*by_ns),
             Step::Reopen => self.reopen(),
         }
@@ -198,7 +201,7 @@ impl Story {
         self.pending = pending.split_off(now);
         for lsn in pending {
             match self.volume().commit(Lsn(lsn)) {
-                Ok(()) => self.oracle.replied(lsn),
+                Ok(_) => self.oracle.replied(lsn),
                 Err(error) => {
                     self.oracle.failed(lsn);
                     self.fail("commit", error);
@@ -226,6 +229,59 @@ impl Story {
         }
     }
 
+    fn roll_back(&mut self, seed: u64) {
+        let instants = self.oracle.instants(self.oracle.last_replied());
+        let to = instants[Rng::new(seed).below(instants.len() as u64) as usize];
+        match self.volume().rollback(Lsn(to)) {
+            Ok(lsn) => {
+                self.oracle.admitted(lsn.0, Change::Rollback { to });
+                self.oracle.replied(lsn.0);
+                self.oracle.flushed(lsn.0);
+            }
+            Err(error) => {
+                self.oracle.refused(Change::Rollback { to });
+                self.fail("rollback", error);
+            }
+        }
+    }
+
+    /// Only what is settled is given up: what nobody can look at any more could not be settled later.
+    fn retain(&mut self, seed: u64) {
+        let rng = &mut Rng::new(seed);
+        self.commit(true, seed);
+        self.flush();
+        let durable = self.oracle.last_flushed();
+        if self.machine.died().is_some() || !self.oracle.is_settled(durable) {
+            return;
+        }
+        let instants = self.oracle.instants(durable);
+        let chosen = rng.below(instants.len() as u64) as usize;
+        let horizon = instants[chosen].max(self.oracle.horizon());
+        let points: Vec<u64> = instants[..chosen].iter().copied().filter(|&l| l < horizon && rng.chance(30)).collect();
+        self.oracle.giving_up(horizon, &points);
+        let lsns: Vec<Lsn> = points.into_iter().map(Lsn).collect();
+        match self.volume().retain(Lsn(horizon), &lsns) {
+            Ok(()) => self.oracle.gave_up(&self.reach()),
+            Err(error) => self.fail("retain", error),
+        }
+        // After a commit of unknown outcome the next opening decides.
+        if self.machine.died().is_none() && self.volume().status().poisoned.is_none() {
+            self.oracle.gave_up(&self.reach());
+        }
+    }
+
+    /// The horizon, then the points.
+    fn reach(&self) -> Vec<u64> {
+        let (horizon, points) = self.volume().reachable();
+        std::iter::once(horizon).chain(points).map(|point| point.lsn.0).collect()
+    }
+
+    fn compact(&mut self, all: bool) {
+        if let Err(error) = self.volume().compact(if all { 1 << 40 } else { 0 }, &mut |_| Ok(())) {
+            self.fail("compact", error);
+        }
+    }
+
     fn idle(&mut self) {
         if let Err(error) = self.volume().tick() {
             self.fail("tick", error);
@@ -250,7 +306,7 @@ impl Story {
         let result = volume.close();
         for lsn in std::mem::take(&mut self.pending) {
             match volume.commit(Lsn(lsn)) {
-                Ok(()) => self.oracle.replied(lsn),
+                Ok(_) => self.oracle.replied(lsn),
                 Err(error) => {
                     self.oracle.failed(lsn);
                     self.fail("commit", error);
@@ -292,6 +348,7 @@ impl Story {
         tell(|| format!("{restart:?}: {:?}, faults {:?}", volume.status(), volume.faults()));
         self.volume = Some(volume);
         let faults = self.volume().faults();
+        self.oracle.gave_up(&self.reach());
         self.oracle.recovered(self.survivor(), floor);
         // Of one manifest copy nobody can tell whether a crash tore it or it rotted.
         let rot = |fault: &String| fault.contains("damage") && !fault.starts_with("manifest.");

@@ -35,7 +35,7 @@ fn rest(seed: u64) -> Rest {
     story.run(&draw(seed, 90, VOLUME_BYTES));
     story.settle_down();
     assert!(story.close());
-    let lsns = story.oracle.lsns();
+    let lsns = story.oracle.instants(u64::MAX);
     let chosen = [0, lsns.len() / 3, lsns.len() * 2 / 3, lsns.len() - 1];
     let states = chosen.iter().map(|&i| (lsns[i], story.oracle.state_at(lsns[i]))).collect();
     let payloads = payloads(&story.machine.fork());
@@ -156,7 +156,8 @@ fn a_byte_that_rots_in_an_open_segment_costs_only_its_payload() {
         story.lose_process();
         let (last, flushed) = (story.oracle.last_replied(), story.oracle.last_flushed());
         assert_eq!(last, flushed);
-        let states = [last / 2, last].map(|lsn| (lsn, story.oracle.state_at(lsn))).to_vec();
+        let instants = story.oracle.instants(last);
+        let states = [instants[instants.len() / 2], last].map(|lsn| (lsn, story.oracle.state_at(lsn))).to_vec();
         let payloads = payloads_of(&story.machine.fork(), false);
         let rest = Rest { machine: story.machine, states, payloads };
         for (file, length) in rest.machine.files() {

@@ -84,7 +84,7 @@ impl Volume {
                     continue;
                 }
                 if let Some(full) =
-                    outputs.last_mut().filter(|o| row.lsn != before && o.is_full(self.options.segment_bytes))
+                    outputs.last_mut().filter(|o| row.lsn != before && o.is_full(self.gate.meter.segment_bytes()))
                 {
                     // All entries of an LSN lie in one segment; ranges do not overlap.
                     full.last = (row.lsn - 1, full.last.1);
@@ -211,6 +211,9 @@ impl Volume {
 
     fn write_batch(&self, output: &mut Output, pace: Pace<'_>) -> Result<()> {
         self.check_writable()?;
+        if self.is_closed() {
+            return Err(Error::new(Kind::Closed, "the volume is closed"));
+        }
         if let Some((offset, bytes)) = output.builder.take_batch(&self.facts) {
             let written = output.file.write_at(&bytes, offset);
             written.map_err(|e| Error::io("write", &file_name(output.id), &e))?;
@@ -249,7 +252,8 @@ impl Volume {
         edits.extend(items.iter().cloned().map(Edit::SetSegment));
         {
             let mut manifest = self.manifest.lock();
-            if manifest.content.state.clean {
+            // Not `state.clean`: a volume that was opened and not written to yet is clean too.
+            if self.is_closed() {
                 return Err(Error::new(Kind::Closed, "the volume was closed meanwhile"));
             }
             edits.insert(0, Edit::State(manifest.content.state));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::codec::*;
 use crate::error::{Error, Kind, Result};
+use crate::gate::Gate;
 use crate::index::files::Named;
 use crate::storage::{File, Storage};
 use crate::units::{Lsn, SegmentId, SECTOR};
@@ -299,7 +300,7 @@ impl Content {
         id
     }
 
-    fn apply(&mut self, edit: &Edit) {
+    pub(crate) fn apply(&mut self, edit: &Edit) {
         match edit {
             Edit::SetSegment(s) => drop(self.segments.insert(s.id, s.clone())),
             Edit::DropSegment(id) => drop(self.segments.remove(id)),
@@ -430,6 +431,10 @@ pub struct Manifest {
     storage: Arc<dyn Storage>,
     pub content: Content,
     copies: Option<[OpenCopy; 2]>,
+    /// Of both copies, as they were read.
+    loaded_bytes: u64,
+    /// Counts the bytes of what is named.
+    gate: Option<Arc<Gate>>,
 }
 
 struct OpenCopy {
@@ -460,8 +465,12 @@ impl Manifest {
             ..StateItem::default()
         };
         let horizon = PointItem { stamp: created, ..PointItem::default() };
-        let content = Content { id, size, created, generation: 0, state, horizon, ..Content::default() };
-        let mut manifest = Manifest { storage, content, copies: None };
+        Manifest::lay(storage, Content { id, size, created, state, horizon, ..Content::default() })
+    }
+
+    /// Lays both copies of a new volume; durable, with the names of all files in its folder.
+    pub fn lay(storage: Arc<dyn Storage>, content: Content) -> Result<Manifest> {
+        let mut manifest = Manifest { storage, content, copies: None, loaded_bytes: 0, gate: None };
         manifest.rewrite()?;
         Ok(manifest)
     }
@@ -489,6 +498,7 @@ impl Manifest {
         if copies.windows(2).any(|pair| pair[0].1.content.id != pair[1].1.content.id) {
             return Err(Error::corrupt("manifest.0 and manifest.1 belong to different volumes"));
         }
+        let loaded_bytes = copies.iter().map(|(_, copy)| copy.valid_bytes).sum();
         copies.sort_by_key(|(_, copy)| copy.content.generation);
         let Some((_, best)) = copies.pop() else {
             return Err(Error::corrupt(format!("both manifests are unusable: {}", notes.damage.join("; "))));
@@ -504,7 +514,7 @@ impl Manifest {
             }
             None => notes.must_rewrite = true,
         }
-        Ok((Manifest { storage, content: best.content, copies: None }, notes))
+        Ok((Manifest { storage, content: best.content, copies: None, loaded_bytes, gate: None }, notes))
     }
 
     /// Makes the edits durable in both copies. NoSpace or Io before anything was written to copy 0 leaves the manifest as it was; see [`CommitError`].
@@ -517,7 +527,11 @@ impl Manifest {
             Some(copies) if copies.iter().all(|c| c.bytes < EDITS_MAX + 2 * c.snapshot_bytes) => {
                 match append(copies, &frame) {
                     // Nothing may be appended behind the torn frame in copy 0; both are written anew, now or by the next commit.
-                    Err(CommitError::NotDone(_)) => self.rewrite_copies(),
+                    Err(CommitError::NotDone(e)) => match self.rewrite_copies() {
+                        // Unless the disk had no room for all of the frame, it may be whole.
+                        Err(CommitError::NotDone(_)) if e.kind != Kind::NoSpace => Err(CommitError::Unknown(e)),
+                        other => other,
+                    },
                     Err(CommitError::Half(_)) => {
                         self.copies = None;
                         Ok(())
@@ -527,10 +541,26 @@ impl Manifest {
             }
             _ => self.rewrite_copies(),
         };
-        if let Err(CommitError::NotDone(_)) = result {
-            self.content = before;
+        match &result {
+            Err(CommitError::NotDone(_)) => self.content = before,
+            _ => self.tell(edits),
         }
         result
+    }
+
+    /// Tells a gate of every commit from now on, and of what there is.
+    pub fn count_in(&mut self, gate: Arc<Gate>) {
+        self.gate = Some(gate);
+        self.tell(&[]);
+    }
+
+    fn tell(&self, edits: &[Edit]) {
+        let Some(gate) = &self.gate else { return };
+        let bytes = match &self.copies {
+            Some(copies) => copies.iter().map(|copy| copy.bytes).sum(),
+            None => self.loaded_bytes,
+        };
+        gate.committed(edits, &self.content, bytes);
     }
 
     /// Writes both copies anew, each with one snapshot.
@@ -561,6 +591,7 @@ impl Manifest {
             switched.map_err(|e| CommitError::Unknown(Error::io("replace", name, &e)))?;
         }
         let length = bytes.len() as u64;
+        self.loaded_bytes = 2 * length;
         let mut open = files.into_iter().map(|file| OpenCopy { file, bytes: length, snapshot_bytes: length });
         self.copies = open.next().zip(open.next()).map(|(a, b)| [a, b]);
         Ok(())

@@ -33,6 +33,16 @@ impl Volume {
         self.ancestors.get(at).map_or(&self.id, |(_, id)| id)
     }
 
+    /// Who may have written a file of this volume: itself, and its ancestors.
+    pub fn family(&self) -> impl Iterator<Item = &[u8; 16]> {
+        std::iter::once(&self.id).chain(self.ancestors.iter().map(|(_, id)| id))
+    }
+
+    /// The last LSN that is an ancestor's; 0 if there is none.
+    pub fn floor(&self) -> u64 {
+        self.ancestors.last().map_or(0, |&(floor, _)| floor)
+    }
+
     /// (last LSN, id) of who wrote what, ascending; the last one is the volume itself.
     pub fn writers(&self) -> impl Iterator<Item = (u64, &[u8; 16])> {
         self.ancestors.iter().map(|(floor, id)| (*floor, id)).chain([(u64::MAX, &self.id)])

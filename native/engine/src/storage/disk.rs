@@ -59,6 +59,23 @@ impl Storage for Disk {
         fs::remove_file(self.path(name))
     }
 
+    fn links(&self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.path(name))?.nlink())
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.path(name))?;
+        let length = libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+        // SAFETY: a call on a descriptor that `file` owns.
+        let failed = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length) };
+        if failed != 0 {
+            // What was reserved in part is room that writes should have.
+            let _ = fs::remove_file(self.path(name));
+            return Err(io::Error::from_raw_os_error(failed));
+        }
+        file.set_len(bytes)
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let names = fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         names.collect()
@@ -66,10 +83,6 @@ impl Storage for Disk {
 
     fn sync_folder(&self) -> io::Result<()> {
         fs::File::open(&self.folder)?.sync_all()
-    }
-
-    fn links(&self, name: &str) -> io::Result<u64> {
-        Ok(fs::metadata(self.path(name))?.nlink())
     }
 
     fn lock(&self) -> io::Result<Box<dyn Lock>> {

@@ -25,6 +25,14 @@ pub trait Storage: Send + Sync {
     /// Replaces `to` by `from`, atomically.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes a file of `bytes` whose blocks are all there, or leaves none of the name; one that is there gets this size. Durable is not promised. Unsupported where there is no such thing.
+    fn reserve(&self, _name: &str, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Bytes of a file; NotFound if there is none.
+    fn length(&self, name: &str) -> io::Result<u64> {
+        self.open(name, false)?.len()
+    }
     /// Names of all files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Names that the file has, in all folders of the file system: other timelines may share it.

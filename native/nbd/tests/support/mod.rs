@@ -94,11 +94,11 @@ pub fn simple() -> Mode {
 }
 
 pub fn structured() -> Mode {
-    Mode { structured: true, extended: false, contexts: vec![(5, "base:allocation".into())] }
+    Mode { structured: true, extended: false, contexts: vec![(5, "base:allocation".into())], ..Mode::default() }
 }
 
 pub fn extended() -> Mode {
-    Mode { structured: false, extended: true, contexts: vec![(5, "base:allocation".into())] }
+    Mode { structured: false, extended: true, contexts: vec![(5, "base:allocation".into())], ..Mode::default() }
 }
 
 pub struct Client {
