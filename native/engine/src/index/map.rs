@@ -87,6 +87,7 @@ pub struct Tables {
     pub active: u32,
     pub frozen: Vec<Arc<Memtable>>,
     pub sealed: Arc<SealedSet>,
+    pub runs: Arc<Vec<Arc<Merged>>>,
 }
 
 impl Tables {
@@ -117,7 +118,7 @@ pub struct Index {
     looks: AtomicU64,
     places: AtomicU64,
     pub(super) counted: Mutex<Option<Counted>>,
-    faults: Faults,
+    pub(super) faults: Faults,
 }
 
 /// What memory the caches hold, and what looks past them cost.
@@ -199,6 +200,7 @@ impl Index {
             active: inner.active.segment,
             frozen: inner.frozen.clone(),
             sealed: inner.sealed.clone(),
+            runs: inner.runs.clone(),
         }
     }
 
