@@ -6,7 +6,7 @@
 //! Compaction moves payloads: places in checkpoints and cached leaves may name a segment that is gone. The name of a version is (LSN, start); after painting
 //! it is looked up where its LSN lies now (`settle`), and a cached leaf is repaired when it is used next.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
