@@ -65,7 +65,8 @@ def _escalate(facts: Facts, marks: tuple[Mark, ...], need: int) -> Relief:
     newest = facts.history.last(facts.latest.stamp)
     if newest is not None and (floor := _older(facts, marks, newest, need)) is not None:
         return Relief(floor=floor, breaks_minimum=True)
-    loose = [mark for mark in marks if not mark.held and mark.lsn < facts.horizon.lsn]
+    kept = {point.lsn for point in facts.points}
+    loose = [mark for mark in marks if not mark.held and mark.lsn in kept]
     return Relief(drop=min(loose, key=lambda mark: (mark.lsn, mark.name))) if loose else NOTHING
 
 
