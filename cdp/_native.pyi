@@ -77,8 +77,8 @@ class Volume:
 
     def timeline(
         self, since_lsn: int, until_lsn: int, length: int
-    ) -> list[tuple[int, int, int, int, int, int | None, int, int | None]]:
-        """By intervals of `length` nanoseconds (stamp of its begin, data records, zero and trim records, raw bytes, stored bytes, distinct bytes or None
+    ) -> tuple[int, list[tuple[int, int, int, int, int, int | None, int, int | None]]]:
+        """The length of an interval in nanoseconds (a minute at least where some of the time was compacted), and by interval (stamp of its begin, data records, zero and trim records, raw bytes, stored bytes, distinct bytes or None
         where there are too many entries to tell, flush points, LSN of the last one), of the records after `since_lsn` up to `until_lsn`, ascending. Silent ones are left out.
         Invalid if that makes too many."""
 
@@ -128,7 +128,16 @@ class Volume:
         """Damage and anomalies that opening met: one sentence each."""
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[dict[str, int | str | None]]:
-        """Checks every byte of the volume's journal and index: findings {file, what, segment, lsn, offset, length, repairable}. `progress(done_bytes, total_bytes)`."""
+        """Checks every byte of the volume's journal and index: findings {file, what, segment, lsn, offset, length, repairable, until_lsn, live}. `progress(done_bytes, total_bytes)`."""
+
+    def scrub(
+        self,
+        tell: Callable[[int, int, tuple[int, int, int], list[dict[str, int | str | None]]], None],
+        position: tuple[int, int, int] = (0, 0, 0),
+        reads: Callable[[int], None] | None = None,
+    ) -> None:
+        """The same from a position on. `tell(done_bytes, total_bytes, position, findings)` after each file; `reads(bytes)` as they come from the disk: who wants it slower
+        sleeps in there. What either raises ends the work, at the end of the file at the latest."""
 
 class Restored(TypedDict):
     """What `View.restore` did. `cleared_bytes`: made zeros without being written. `faults`: (offset, bytes, why) of what could not be read, the first 1,000."""

@@ -298,6 +298,19 @@ class FindingFacts:
     offset: int | None = None
     length: int | None = None
     repairable: bool = False
+    until_lsn: int | None = None
+    """The first LSN after which those bytes are not seen any more, on the branch of record `lsn`. None: not known, or its end sees them."""
+    live: bool | None = None
+    """Whether the live volume shows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyFacts:
+    """What `cdp verify` found. `resumed_stamp`: when the check began that was gone on with, None for one that ran from begin to end."""
+
+    volume: str
+    findings: tuple[FindingFacts, ...]
+    resumed_stamp: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cdp import files, shared_budget, timeline
+from cdp import files, scrub, shared_budget, timeline
 from cdp.branching import make_clone, roll_back, undo_instant
 from cdp.catalog import Catalog, Damaged, Entry
 from cdp.changes import Differences, Point, compare
@@ -38,6 +38,7 @@ from cdp.facts import (
     ShowFacts,
     StoreRetentionFacts,
     StoreVolumeFacts,
+    VerifyFacts,
     VolumeFacts,
 )
 from cdp.names import is_volume_id
@@ -79,7 +80,11 @@ class Store(Protocol):
     def diff(self, volume: str, since: Point, until: Point) -> AbstractContextManager[Differences]:
         """Where two instants differ; the pages can be read inside the `with` block, once."""
 
-    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]: ...
+    def verify(
+        self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
+    ) -> VerifyFacts:
+        """`rate`: bytes a second, 0: no bound, None: what suits. `restart`: not from where an earlier check stopped."""
+
     def accept_origin(self, volume: str) -> VolumeFacts: ...
     def retention(self, volume: str) -> RetentionFacts: ...
     def set_retention(self, volume: str, settings: Mapping[str, str]) -> RetentionFacts:
@@ -266,18 +271,23 @@ class LocalStore:
             ends = [(opened[entry.id], point.when) for entry, point in zip(entries, (since, until), strict=True)]
             yield compare(ends[0], ends[1])
 
-    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]:
+    def verify(
+        self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
+    ) -> VerifyFacts:
+        scrub.check_rate(rate)
         entry = self._any(volume)
         found = [FindingFacts(str(entry.folder), problem) for problem in entry.problems]
         if isinstance(entry, Damaged):
-            return tuple(found)
+            return VerifyFacts(volume, tuple(found))
+        resumed = None
         try:
             with self.opener.looking(entry) as opened:
-                found += [_finding(entry, finding) for finding in opened.native.verify(progress)]
+                damage, resumed = scrub.check(opened, progress, rate=rate, restart=restart)
+                found += damage
         except (Corrupt, Invalid, NotFound, Io) as error:
             # It could not even be opened, or read to its end.
             found.append(FindingFacts(str(entry.folder), str(error)))
-        return tuple(found)
+        return VerifyFacts(volume, tuple(found), resumed)
 
     def accept_origin(self, volume: str) -> VolumeFacts:
         entry = self.catalog.find(volume)
@@ -425,22 +435,6 @@ def _origin_change(before: Origin, now: Origin) -> dict[str, str | int]:
         "identity_before": before.identity,
         "changed_before": before.changed_stamp,
     }
-
-
-def _finding(entry: Entry, finding: dict[str, int | str | None]) -> FindingFacts:
-    def number(key: str) -> int | None:
-        value = finding.get(key)
-        return value if isinstance(value, int) else None
-
-    return FindingFacts(
-        file=str(entry.folder / str(finding.get("file") or "")),
-        what=str(finding.get("what")),
-        segment=number("segment"),
-        lsn=number("lsn"),
-        offset=number("offset"),
-        length=number("length"),
-        repairable=bool(finding.get("repairable")),
-    )
 
 
 def _in_use(entry: Entry | Damaged) -> str:

@@ -84,14 +84,15 @@ def gather(
     first, last = _bound(volume, since), _bound(volume, until)
     native = volume.native
     seconds = interval or interval_for(max(0, last.stamp - first.stamp))
-    intervals = tuple(_interval(*row) for row in native.timeline(first.lsn, last.lsn, seconds * SECOND))
+    length, rows = native.timeline(first.lsn, last.lsn, seconds * SECOND)
+    intervals = tuple(_interval(*row) for row in rows)
     listed, left_out = _flushes(volume, first.lsn, last.lsn) if list_flushes else ((), _counted(intervals))
     events = marks.events([control for control in native.controls() if first.lsn <= control[0] <= last.lsn])
     return LogFacts(
         volume=facts,
         since=instant_facts(first),
         until=instant_facts(last),
-        interval_seconds=seconds,
+        interval_seconds=length // SECOND,
         intervals=intervals,
         flush_points=listed,
         flush_points_left_out=left_out,

@@ -48,6 +48,7 @@ class OpenVolume:
         # Who changes bookmarks or policy holds it; who reads takes what is there, for they are replaced, never changed. Reentrant: the
         # keeper takes bookmarks away while nobody else may.
         self._marks_lock = threading.RLock()
+        self.checking = threading.Lock()
         accepted = entry.description.origin
         self._origin: OpenOrigin | None = None
         if accepted is not None and with_origin:

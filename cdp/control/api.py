@@ -14,7 +14,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Protocol
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -37,9 +38,10 @@ from cdp.facts import (
     ScratchFacts,
     ShowFacts,
     StoreRetentionFacts,
+    VerifyFacts,
     VolumeFacts,
 )
-from cdp.store import Store
+from cdp.store import Progress, Store
 from cdp.timeline import INTERVAL_MAX
 
 
@@ -223,16 +225,23 @@ def _retention_routes(app: FastAPI, store: Store) -> None:
 
 def _verify_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:
     @app.post(f"{PREFIX}/volumes/{{volume}}/verify")
-    def _verify(volume: str) -> StreamingResponse:
-        """Lines of JSON: `{"done", "total"}` in bytes, again and again, then `{"findings"}`, or an error."""
-        return StreamingResponse(_verification(store, volume, stopping), media_type="application/x-ndjson")
+    def _verify(
+        volume: str, rate: Annotated[int, Query(ge=0)] | None = None, restart: bool = False
+    ) -> StreamingResponse:
+        """Lines of JSON: `{"done", "total"}` in bytes, again and again, then the facts, or an error."""
+        work = partial(store.verify, volume, rate=rate, restart=restart)
+        return StreamingResponse(_verification(work, volume, stopping), media_type="application/x-ndjson")
 
 
 class _GoneError(Exception):
     """The client no longer listens."""
 
 
-def _verification(store: Store, volume: str, stopping: threading.Event) -> Iterator[str]:
+class _Verification(Protocol):
+    def __call__(self, *, progress: Progress) -> VerifyFacts: ...
+
+
+def _verification(verify: _Verification, volume: str, stopping: threading.Event) -> Iterator[str]:
     # The newest progress counts: a client that reads slowly gets fewer lines, and the queue stays short.
     lines: queue.Queue[dict[str, object] | None] = queue.Queue()
     gone = threading.Event()
@@ -247,7 +256,7 @@ def _verification(store: Store, volume: str, stopping: threading.Event) -> Itera
 
     def work() -> None:
         try:
-            lines.put({"findings": [asdict(found) for found in store.verify(volume, progress)]})
+            lines.put(asdict(verify(progress=progress)))
         except CdpError as error:
             lines.put(dict(to_answer(error)[1]))
         except _GoneError:

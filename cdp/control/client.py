@@ -26,7 +26,6 @@ from cdp.facts import (
     BookmarkFacts,
     CompactFacts,
     DiffFacts,
-    FindingFacts,
     HealthFacts,
     InstantFacts,
     LogFacts,
@@ -35,6 +34,7 @@ from cdp.facts import (
     ScratchFacts,
     ShowFacts,
     StoreRetentionFacts,
+    VerifyFacts,
     VolumeFacts,
 )
 from cdp.store import Progress
@@ -155,15 +155,20 @@ class RemoteStore:
     def compact(self, volume: str) -> CompactFacts:
         return self._facts(CompactFacts, "POST", _path(volume, "compact"))
 
-    def verify(self, volume: str, progress: Progress | None) -> tuple[FindingFacts, ...]:
-        with _connected(), self._http.stream("POST", _path(volume, "verify")) as answer:
+    def verify(
+        self, volume: str, progress: Progress | None, *, rate: int | None = None, restart: bool = False
+    ) -> VerifyFacts:
+        asked: dict[str, int | bool] = {"restart": restart}
+        if rate is not None:
+            asked["rate"] = rate
+        with _connected(), self._http.stream("POST", _path(volume, "verify"), params=asked) as answer:
             if answer.is_error:
                 answer.read()
                 raise from_answer(answer.status_code, _json(answer.text))
             for line in answer.iter_lines():
                 told = _json(line)
                 if "findings" in told:
-                    return TypeAdapter(tuple[FindingFacts, ...]).validate_python(told["findings"])
+                    return TypeAdapter(VerifyFacts).validate_python(told)
                 if "kind" in told:
                     raise from_answer(answer.status_code, told)
                 if progress is not None:

@@ -21,7 +21,7 @@ from cdp.salvage.segment import Segment
 from cdp.salvage.volume import Volume, open_volume
 
 _ATTEMPTS = 10
-_FIXED_NAMES = ("volume.0", "volume.1", "manifest.0", "manifest.1", "lock", "reserve")
+_FIXED_NAMES = ("volume.0", "volume.1", "manifest.0", "manifest.1", "lock", "reserve", "verify.json")
 _JOURNAL_NAME = re.compile(r"(segment|checkpoint|run)-[0-9a-f]{8}")
 
 

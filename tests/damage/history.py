@@ -140,7 +140,7 @@ def small_history(store: Path) -> History:
 
 def verified(history: History) -> list[FindingFacts]:
     """What `cdp verify` finds."""
-    return list(LocalStore(history.store).verify(NAME, None))
+    return list(LocalStore(history.store).verify(NAME, None).findings)
 
 
 def checked(history: History) -> list[Finding]:

@@ -181,7 +181,7 @@ def test_a_bad_segment_costs_its_own_records(
 
 
 def _named(history: History, name: str) -> bool:
-    found = LocalStore(history.store).verify(history.folder.name, None)
+    found = LocalStore(history.store).verify(history.folder.name, None).findings
     return any(name in finding.file + finding.what for finding in found)
 
 

@@ -96,7 +96,7 @@ def _fresh(killed: Killed, where: Path) -> Path:
 
 def _found(folder: Path) -> list[str]:
     local = LocalStore(folder.parent.parent)
-    return [f"{finding.file}: {finding.what}" for finding in local.verify(NAME, None)]
+    return [f"{finding.file}: {finding.what}" for finding in local.verify(NAME, None).findings]
 
 
 def _cut(volume: _native.Volume) -> int | None:

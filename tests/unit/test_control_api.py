@@ -102,7 +102,7 @@ def test_a_body_that_is_no_json(api: Api) -> None:
 def test_verify_tells_of_its_progress(api: Api) -> None:
     api.post("/volumes", json={"name": "disk", "size": MIB})
     lines = [json.loads(line) for line in api.post("/volumes/disk/verify").text.splitlines()]
-    assert lines[-1] == {"findings": []}
+    assert lines[-1] == {"volume": "disk", "findings": [], "resumed_stamp": None}
     assert all(0 <= line["done"] <= line["total"] for line in lines[:-1])
 
 

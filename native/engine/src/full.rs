@@ -16,7 +16,7 @@ use crate::request::{Piece, Request};
 use crate::space::{Class, FullPolicy, Space};
 use crate::storage::Storage;
 use crate::units::Lsn;
-use crate::volume::Volume;
+use crate::volume::{Volume, Zeroing};
 
 /// Room on the disk that only compaction, control records and rollbacks get.
 pub(crate) const RESERVE: &str = "reserve";
@@ -76,17 +76,33 @@ impl Volume {
         self.gate.is_open()
     }
 
-    /// As `write`, but without waiting for room: then the write is given back.
-    pub fn offer_write(&self, offset: u64, data: &[u8]) -> Result<Offer> {
-        self.offer(self.encode_write(offset, data)?)
+    /// True while writes wait for room, not only for their turn.
+    pub fn is_stalled(&self) -> bool {
+        self.gate.is_stalled()
     }
 
-    /// As `zero`, but without waiting for room.
-    pub fn offer_zero(&self, offset: u64, bytes: u64, how: crate::volume::Zeroing) -> Result<Offer> {
-        self.offer(self.encode_zero(offset, bytes, how)?)
+    /// A write as `write` takes it, encoded, to be offered. It has no LSN yet.
+    pub fn prepare_write(&self, offset: u64, data: &[u8]) -> Result<Waiting> {
+        Ok(Waiting(Box::new(self.encode_write(offset, data)?)))
     }
 
-    /// As `write`, without waiting and without looking whether it fits: for the last writes of a connection that ends.
+    /// The same for `zero`.
+    pub fn prepare_zero(&self, offset: u64, bytes: u64, how: Zeroing) -> Result<Waiting> {
+        Ok(Waiting(Box::new(self.encode_zero(offset, bytes, how)?)))
+    }
+
+    /// Admits a prepared write if there is room, without waiting for that. NoSpace where writes fail.
+    pub fn offer(&self, mut waiting: Waiting) -> Result<Offer> {
+        match self.gate.pass(journal_bytes(&waiting.0), waiting.0.class())? {
+            Some(permit) => {
+                waiting.0.permit = Some(permit);
+                self.admit(*waiting.0).map(Offer::Admitted)
+            }
+            None => Ok(Offer::Waits(waiting)),
+        }
+    }
+
+    /// Admits without looking whether there is room: for the last writes of a connection that ends.
     pub fn admit_anyway(&self, waiting: Waiting) -> Result<Lsn> {
         let permit = self.gate.permit(journal_bytes(&waiting.0));
         self.offer_again(waiting, permit)
@@ -123,16 +139,6 @@ impl Volume {
                 Some(request) => Ok(Settled::Again(Waiting(request))),
                 None => Err(failure.error),
             },
-        }
-    }
-
-    fn offer(&self, mut request: Request) -> Result<Offer> {
-        match self.gate.pass(journal_bytes(&request), request.class())? {
-            Some(permit) => {
-                request.permit = Some(permit);
-                self.admit(request).map(Offer::Admitted)
-            }
-            None => Ok(Offer::Waits(Waiting(Box::new(request)))),
         }
     }
 

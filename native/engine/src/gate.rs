@@ -206,7 +206,8 @@ impl Gate {
     /// Forgets what a waiter asked for.
     pub fn leave(&self, waiter: &Arc<dyn Waiter>) {
         let mut state = self.state.lock();
-        state.queue.retain(|ask| !Arc::ptr_eq(&ask.waiter, waiter));
+        let address = |waiter: &Arc<dyn Waiter>| Arc::as_ptr(waiter).cast::<()>();
+        state.queue.retain(|ask| address(&ask.waiter) != address(waiter));
         self.waiting.store(state.queue.len(), Relaxed);
     }
 

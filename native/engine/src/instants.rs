@@ -27,6 +27,7 @@ pub(crate) struct Stretch {
     pub first: (u64, u64),
     pub last: (u64, u64),
     pub clock_epoch: u32,
+    pub compacted: bool,
 }
 
 impl Volume {
@@ -188,6 +189,7 @@ impl Volume {
             first: (s.item.first_lsn.0, s.item.first_stamp),
             last: (s.item.last_lsn.0, s.item.last_stamp),
             clock_epoch: s.item.clock_epoch,
+            compacted: s.item.compacted,
         };
         // What an ancestor wrote is no instant of this timeline, but for the base, which is the horizon's.
         let own = sealed.iter().filter(|s| s.item.first_lsn.0 > self.facts.floor());
@@ -213,5 +215,5 @@ fn instant(point: PointItem) -> Instant {
 
 fn stretch_of(table: &Memtable) -> Option<Stretch> {
     let (first, last) = (table.first()?, table.last()?);
-    Some(Stretch { segment: table.segment, first, last, clock_epoch: table.clock_epoch })
+    Some(Stretch { segment: table.segment, first, last, clock_epoch: table.clock_epoch, compacted: false })
 }

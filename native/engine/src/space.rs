@@ -110,6 +110,11 @@ impl Marks {
         Marks { soft: hard / 8 * 7, hard, reserve, segment_bytes }
     }
 
+    /// How far above the soft mark: 1 at the hard one.
+    fn debt(&self, used: u64) -> f64 {
+        used.saturating_sub(self.soft) as f64 / (self.hard - self.soft).max(1) as f64
+    }
+
     /// Pure: may `bytes` more be written when `used` are used?
     pub fn judge(&self, used: u64, bytes: u64, class: Class) -> Verdict {
         if self.hard == NONE {
@@ -127,7 +132,7 @@ impl Marks {
         if used <= self.soft {
             return Verdict::Go;
         }
-        let debt = (used - self.soft) as f64 / (self.hard - self.soft) as f64;
+        let debt = self.debt(used);
         let seconds = bytes as f64 / RATE_HALFWAY * debt / (1.0 - debt).max(1e-6);
         Verdict::Slow(Duration::from_secs_f64(seconds.min(DELAY_MAX)))
     }
@@ -335,6 +340,30 @@ impl Meter {
             return Verdict::Full;
         }
         self.marks.lock().1.judge(self.committed_bytes(), bytes, class)
+    }
+
+    /// Bytes that compaction has to free; 0 where there is room. It begins before writes are slowed down.
+    pub fn room_needed(&self) -> u64 {
+        let marks = self.marks.lock().1;
+        if self.is_disk_full() {
+            return RESERVE_SEGMENTS * marks.segment_bytes;
+        }
+        if marks.hard == NONE {
+            return 0;
+        }
+        self.used().saturating_sub(marks.soft - (marks.hard - marks.soft) / 2)
+    }
+
+    /// How far writes are from waiting: 0 up to the soft mark, 1 at the hard one.
+    pub fn debt(&self) -> f64 {
+        let marks = self.marks.lock().1;
+        if self.is_disk_full() {
+            return 1.0;
+        }
+        if marks.hard == NONE {
+            return 0.0;
+        }
+        marks.debt(self.committed_bytes()).clamp(0.0, 1.0)
     }
 
     /// Compaction has looked, by this horizon and so many points.

@@ -1,7 +1,8 @@
 //! What happened between two instants, by interval: the figures behind `cdp log`.
 //!
 //! Invariants: exact for every interval, and no payload is read. A segment that lies in one interval answers from the figures of its footer; one
-//! that straddles a border is split at the border's LSN, which its stamp fences lead to, and its entries are read from its run.
+//! that straddles a border is split at the border's LSN, which its stamp fences lead to, and its entries are read from its run. Of what was
+//! compacted there are figures by the minute, as the replaced segments had them.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,14 @@ use crate::volume::Volume;
 const BORDERS_MAX: u64 = 100_000;
 /// Sectors of the largest volume.
 const SECTORS_END: u64 = 1 << 48;
+
+/// The intervals in which something happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeline {
+    /// Nanoseconds.
+    pub length: u64,
+    pub intervals: Vec<Interval>,
+}
 
 /// What happened in one interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,18 +52,28 @@ struct Piece {
 
 impl Volume {
     /// What the records after `since` up to `until` did, by intervals of `length` nanoseconds, ascending; intervals in which nothing happened are left out.
-    /// Invalid for an interval that is too short for the time between the two.
-    pub fn timeline(&self, since: Lsn, until: Lsn, length: u64) -> Result<Vec<Interval>> {
+    /// Where some of it was compacted, intervals are a minute at least. Invalid for an interval that is too short for the time between the two.
+    pub fn timeline(&self, since: Lsn, until: Lsn, length: u64) -> Result<Timeline> {
         if length == 0 {
             return Err(Error::invalid("an interval has a length"));
         }
+        self.of_one_list(|| self.timeline_once(since, until, length))
+    }
+
+    fn timeline_once(&self, since: Lsn, until: Lsn, length: u64) -> Result<Timeline> {
         let stretches = self.between(since, until);
+        let compacted = stretches.iter().any(|s| s.compacted);
+        let length = if compacted { length.max(MINUTE) } else { length };
         let entries: u64 = stretches.iter().map(|s| self.entries_of(s)).sum();
-        let flushes: Vec<u64> = self.flush_points(since.next(), until)?.into_iter().map(|lsn| lsn.0).collect();
-        let mut tally =
-            Tally { length, rows: BTreeMap::new(), detailed: entries <= self.options.overwrite_entries, borders: 0 };
+        let detailed = entries <= self.options.overwrite_entries;
+        let flushes: Vec<u64> = self.flush_points_once(since.next(), until)?.into_iter().map(|lsn| lsn.0).collect();
+        let mut tally = Tally { length, rows: BTreeMap::new(), detailed, borders: 0 };
         let mut flushed = 0;
         for stretch in &stretches {
+            if stretch.compacted {
+                self.tally_compacted(stretch, since, until, &mut tally)?;
+                continue;
+            }
             let pieces = self.pieces(stretch, since, until, &mut tally)?;
             // A flush point that nobody's record has lies in the stretch before it.
             let end = flushed + flushes[flushed..].partition_point(|&lsn| lsn <= stretch.last.0);
@@ -62,7 +81,18 @@ impl Volume {
             flushed = end;
             self.tally(stretch, since, until, &pieces, &mut tally)?;
         }
-        Ok(tally.finish())
+        Ok(Timeline { length, intervals: tally.finish() })
+    }
+
+    /// Repeats `ask` until no segment was replaced meanwhile: one that is gone says nothing.
+    fn of_one_list<T>(&self, ask: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            let before = self.index.replacements();
+            let answer = ask();
+            if self.index.replacements() == before {
+                return answer;
+            }
+        }
     }
 
     /// What the records after `since` up to `until` wrote, by minute, ascending.
@@ -74,11 +104,15 @@ impl Volume {
             raw_bytes: it.raw_bytes,
             stored_bytes: it.stored_bytes,
         };
-        Ok(self.timeline(since, until, MINUTE)?.into_iter().map(row).collect())
+        Ok(self.timeline(since, until, MINUTE)?.intervals.into_iter().map(row).collect())
     }
 
     /// LSNs that a FLUSH or FUA made durable, in `since..=until`, ascending.
     pub fn flush_points(&self, since: Lsn, until: Lsn) -> Result<Vec<Lsn>> {
+        self.of_one_list(|| self.flush_points_once(since, until))
+    }
+
+    fn flush_points_once(&self, since: Lsn, until: Lsn) -> Result<Vec<Lsn>> {
         let stretches = self.stretches();
         let first = stretches.partition_point(|s| s.last.0 < since.0);
         // A flush point is noted in a later batch than its record's, so maybe in the next segment.
@@ -97,6 +131,10 @@ impl Volume {
 
     /// The stamps of records, ascending, as far as the journal has them.
     pub fn stamps(&self, lsns: &[Lsn]) -> Result<Vec<(Lsn, Stamp)>> {
+        self.of_one_list(|| self.stamps_once(lsns))
+    }
+
+    fn stamps_once(&self, lsns: &[Lsn]) -> Result<Vec<(Lsn, Stamp)>> {
         let mut found = Vec::with_capacity(lsns.len());
         for stretch in &self.stretches() {
             let first = lsns.partition_point(|lsn| lsn.0 < stretch.first.0);
@@ -153,6 +191,21 @@ impl Volume {
         Ok(pieces)
     }
 
+    /// Minutes of a compacted segment, as far as the time between the two instants holds them.
+    fn tally_compacted(&self, stretch: &Stretch, since: Lsn, until: Lsn, tally: &mut Tally) -> Result<()> {
+        let minute_of = |lsn: Lsn| self.instant_of(lsn).map(|instant| instant.stamp.0 / MINUTE);
+        let from = if since.0 < stretch.first.0 { 0 } else { minute_of(since).unwrap_or(0) };
+        let upto = if until.0 >= stretch.last.0 { u64::MAX } else { minute_of(until).unwrap_or(u64::MAX) };
+        let files = &self.index.files;
+        let mut rows: Vec<Activity> =
+            self.index.ask(stretch.segment, |_| Vec::new(), |sealed| sealed.activity(files))?;
+        rows.retain(|row| (from..=upto).contains(&row.minute));
+        tally.rows(&[], &rows);
+        let mark = |row: &Activity| tally.row(row.minute * MINUTE / tally.length * tally.length).incomplete = true;
+        rows.iter().for_each(mark);
+        Ok(())
+    }
+
     fn tally(&self, stretch: &Stretch, since: Lsn, until: Lsn, pieces: &[Piece], tally: &mut Tally) -> Result<()> {
         let whole = stretch.first.0 > since.0 && stretch.last.0 <= until.0;
         let by_minute = whole && (pieces.len() == 1 || tally.length % MINUTE == 0);
@@ -188,6 +241,8 @@ struct Row {
     sums: Interval,
     /// Sectors that were written, where the overwrite share is computed.
     written: Vec<(u64, u64)>,
+    /// Some of what was written is not known any more.
+    incomplete: bool,
 }
 
 struct Tally {
@@ -199,7 +254,7 @@ struct Tally {
 
 impl Tally {
     fn row(&mut self, stamp: u64) -> &mut Row {
-        let begin = || Row { sums: Interval { stamp, ..Interval::default() }, written: Vec::new() };
+        let begin = || Row { sums: Interval { stamp, ..Interval::default() }, ..Row::default() };
         self.rows.entry(stamp).or_insert_with(begin)
     }
 
@@ -252,10 +307,10 @@ impl Tally {
 
     fn finish(self) -> Vec<Interval> {
         let detailed = self.detailed;
-        let finished = self
-            .rows
-            .into_values()
-            .map(|row| Interval { distinct_bytes: detailed.then(|| union(row.written) * SECTOR), ..row.sums });
+        let finished = self.rows.into_values().map(|row| Interval {
+            distinct_bytes: (detailed && !row.incomplete).then(|| union(row.written) * SECTOR),
+            ..row.sums
+        });
         finished.filter(|it| it.data_records + it.zero_records + it.flush_points > 0).collect()
     }
 }

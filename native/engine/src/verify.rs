@@ -1,7 +1,5 @@
 //! Checking every byte of a volume: manifests, segment headers, batches, echoes, payloads, the bytes between, and the index against what the
-//! batches say. Nothing is changed. May run beside writes.
-
-use std::sync::Arc;
+//! batches say. Nothing is changed. May run beside writes. In which order, from where and how fast: scrub.rs.
 
 use crate::error::{Error, Kind, Result};
 use crate::full::RESERVE;
@@ -17,9 +15,14 @@ use crate::journal::recover;
 use crate::journal::scan::{is_zero, payload_is_intact, scan, Scan, Window};
 use crate::journal::segment::{check_header, file_name, OpenSegment, FIRST_BATCH};
 use crate::maintain::crc_of_range;
+use crate::scrub::{self, Position, Reads};
 use crate::storage::File;
 use crate::units::{Lsn, SegmentId, PAGE, SECTOR};
 use crate::volume::Volume;
+
+/// What stands in a volume's folder beside the files that the manifest names (docs/format.md, "The store").
+const OTHER_FILES: [&str; 8] =
+    ["manifest.0", "manifest.1", "volume.0", "volume.1", "lock", RESERVE, "verify.json", "verify.json.tmp"];
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,27 +36,20 @@ pub struct Finding {
     pub bytes: Option<u64>,
     /// Nothing is lost: another copy holds the same.
     pub repairable: bool,
+    /// The first LSN after which those bytes are not seen any more, on the branch of the record; None: not known, or its end sees them.
+    pub until: Option<Lsn>,
+    /// Whether the live volume shows them.
+    pub live: Option<bool>,
 }
-
-type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
 
 impl Volume {
     /// All that is damaged, file by file. `progress(done, total)` in bytes; an error of its ends the work.
-    pub fn verify(&self, progress: Progress<'_>) -> Result<Vec<Finding>> {
-        let mut findings = self.verify_manifest()?;
-        let sealed = self.index.sealed();
-        let total = self.journal_bytes()?;
-        let mut done = 0;
-        for segment in sealed.iter() {
-            progress(done, total)?;
-            self.verify_sealed(segment, &mut findings)?;
-            done += segment.item.file_bytes;
-        }
-        self.verify_checkpoints(&mut findings)?;
-        self.verify_runs(&mut findings)?;
-        self.verify_open(&mut findings)?;
-        self.verify_names(&mut findings)?;
-        progress(total, total)?;
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        self.scrub(Position::default(), None, &mut |told| {
+            findings.extend(told.found);
+            progress(told.done, told.total)
+        })?;
         Ok(findings)
     }
 
@@ -65,7 +61,7 @@ impl Volume {
         Ok(sealed + lengths.sum::<u64>())
     }
 
-    fn verify_manifest(&self) -> Result<Vec<Finding>> {
+    pub(crate) fn verify_manifest(&self) -> Result<Vec<Finding>> {
         // The lock keeps a commit from being half done.
         let _guard = self.manifest.lock();
         let (_, notes) = Manifest::load(self.storage.clone(), Some(self.id))?;
@@ -78,7 +74,12 @@ impl Volume {
         Ok(notes.damage.into_iter().map(finding).collect())
     }
 
-    fn verify_sealed(&self, sealed: &Arc<Sealed>, findings: &mut Vec<Finding>) -> Result<()> {
+    pub(crate) fn verify_sealed(
+        &self,
+        sealed: &Sealed,
+        reads: Option<&Reads>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<()> {
         let item = &sealed.item;
         let mut check = Check { id: item.id, findings };
         let file = match self.index.files.get(item.id.0) {
@@ -93,18 +94,24 @@ impl Volume {
         if length != item.file_bytes {
             check.add(format!("it has {length} bytes instead of {}", item.file_bytes));
         }
-        let open = OpenSegment { id: item.id, nonce: item.nonce, file };
+        let open = scrub::from_disk(item.id, item.nonce, file, reads);
         self.check_header_page(&open, item.first_lsn.0, &mut check)?;
-        if item.compacted {
-            return self.verify_compacted(&open, item, &mut check);
-        }
-        let (table, tail_offset, scanned) = recover::sealed_walk(&open, item, &self.facts)?;
+        let checked = match item.compacted {
+            true => self.verify_compacted(&open, item, &mut check),
+            false => self.verify_batches(&open, item, &mut check),
+        };
+        open.file.drop_cache();
+        checked
+    }
+
+    fn verify_batches(&self, open: &OpenSegment, item: &SegmentItem, check: &mut Check<'_>) -> Result<()> {
+        let (table, tail_offset, scanned) = recover::sealed_walk(open, item, &self.facts)?;
         check.scan(&scanned);
         check.echoes(&scanned);
-        check.gaps(&open, &scanned, item.last_lsn)?;
-        let damaged_control = check.payloads(&open, &scanned, &self.facts, item.last_lsn)?;
+        check.gaps(open, &scanned, item.last_lsn)?;
+        let damaged_control = check.payloads(open, &scanned, &self.facts, item.last_lsn)?;
         if !damaged_control {
-            let site = self.site(&open, item, tail_offset)?;
+            let site = self.site(open, item, tail_offset)?;
             check.footer(&*open.file, &footer::build(&table, item.nonce, site), item.footer_offset, item.file_bytes)?;
         }
         Ok(())
@@ -127,6 +134,10 @@ impl Volume {
             let stored = window.get(row.offset, row.stored as usize);
             let stored = stored.map_err(|e| Error::io("read", &file_name(item.id), &e))?;
             let nonce = self.facts.nonce_of(row.lsn);
+            if row.kind == RecordKind::Damaged {
+                check.lost(row.lsn, row.start, row.sectors);
+                continue;
+            }
             if row.stored == 0 || stored.is_some_and(|b| payload::is_intact(b, nonce, row.lsn, row.start)) {
                 continue;
             }
@@ -147,14 +158,11 @@ impl Volume {
         Ok(())
     }
 
-    /// Checkpoints against the map that the segments give.
-    fn verify_checkpoints(&self, findings: &mut Vec<Finding>) -> Result<()> {
-        let items: Vec<CheckpointItem> = self.manifest.lock().content.checkpoints.values().copied().collect();
-        for item in items {
-            if let Some(what) = self.checkpoint_damage(&item)? {
-                let file = checkpoint::file_name(item.id);
-                findings.push(Finding { file, what, repairable: true, ..Finding::default() });
-            }
+    /// A checkpoint against the map that the segments give.
+    pub(crate) fn verify_checkpoint(&self, item: &CheckpointItem, findings: &mut Vec<Finding>) -> Result<()> {
+        if let Some(what) = self.checkpoint_damage(item)? {
+            let file = checkpoint::file_name(item.id);
+            findings.push(Finding { file, what, repairable: true, ..Finding::default() });
         }
         Ok(())
     }
@@ -170,6 +178,7 @@ impl Volume {
         if length != item.file_bytes {
             return Ok(Some(format!("it has {length} bytes instead of {}", item.file_bytes)));
         }
+        file.drop_cache();
         let mut bytes = vec![0u8; length as usize];
         let got = file.read_at(&mut bytes, 0).map_err(io)?;
         if got < bytes.len() || bytes.len() < PAGE as usize {
@@ -223,7 +232,7 @@ impl Volume {
     }
 
     /// Segments that are not sealed: what stands below the writer's end.
-    fn verify_open(&self, findings: &mut Vec<Finding>) -> Result<()> {
+    pub(crate) fn verify_open(&self, findings: &mut Vec<Finding>) -> Result<()> {
         let published = Lsn(self.index.published());
         for segment in self.open_segments() {
             let mut check = Check { id: segment.id, findings };
@@ -265,15 +274,12 @@ impl Volume {
         })
     }
 
-    fn verify_names(&self, findings: &mut Vec<Finding>) -> Result<()> {
+    pub(crate) fn verify_names(&self, findings: &mut Vec<Finding>) -> Result<()> {
         let manifest = self.manifest.lock();
         let named = manifest.content.file_names();
         let names = self.storage.list().map_err(|e| Error::io("list", "the volume's folder", &e))?;
-        let known = |name: &String| {
-            named.contains(name)
-                || self.is_in_the_making(name)
-                || matches!(name.as_str(), "manifest.0" | "manifest.1" | "volume.0" | "volume.1" | "lock" | RESERVE)
-        };
+        let known =
+            |name: &String| named.contains(name) || self.is_in_the_making(name) || OTHER_FILES.contains(&name.as_str());
         for name in names.into_iter().filter(|name| !known(name)) {
             let what = "no manifest names this file; the next writer removes it if it is a crash's".to_owned();
             findings.push(Finding { file: name, what, repairable: true, ..Finding::default() });
@@ -299,6 +305,17 @@ impl Check<'_> {
 
     fn add_repairable(&mut self, what: String) {
         self.push(Finding { what, repairable: true, ..Finding::default() });
+    }
+
+    /// What was found damaged before, and carried on as such.
+    fn lost(&mut self, lsn: u64, start: u64, sectors: u64) {
+        self.push(Finding {
+            what: format!("a payload of record {lsn} was lost before this segment was written"),
+            lsn: Some(Lsn(lsn)),
+            offset: Some(start * SECTOR),
+            bytes: Some(sectors * SECTOR),
+            ..Finding::default()
+        });
     }
 
     fn scan(&mut self, scanned: &Scan) {

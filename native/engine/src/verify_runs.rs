@@ -14,14 +14,10 @@ use crate::verify::Finding;
 use crate::volume::Volume;
 
 impl Volume {
-    pub(crate) fn verify_runs(&self, findings: &mut Vec<Finding>) -> Result<()> {
-        let items: Vec<RunItem> = self.manifest.lock().content.runs.values().copied().collect();
-        for item in items {
-            let Some(what) = self.run_damage(&item)? else { continue };
-            // Merging replaces runs while this goes on, ours or another process's.
-            if !self.is_named_still(&item)? {
-                continue;
-            }
+    pub(crate) fn verify_run(&self, item: &RunItem, findings: &mut Vec<Finding>) -> Result<()> {
+        let Some(what) = self.run_damage(item)? else { return Ok(()) };
+        // Merging replaces runs while this goes on, ours or another process's.
+        if self.is_named_still(item)? {
             let file = Named::Run(item.id).file_name();
             findings.push(Finding { file, what, repairable: true, ..Finding::default() });
         }
@@ -48,6 +44,7 @@ impl Volume {
         if length != item.file_bytes {
             return Ok(Some(format!("it has {length} bytes instead of {}", item.file_bytes)));
         }
+        file.drop_cache();
         let mut page = vec![0u8; PAGE as usize];
         let got = file.read_at(&mut page, 0).map_err(io)?;
         let of = |writer: &[u8; 16]| check_header(&page[..got], writer, item);

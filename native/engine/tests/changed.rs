@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use cdp_engine::storage::Disk;
-use cdp_engine::{Change, Lsn, Maintenance, Options, Stamp, View, Volume, Zeroing};
+use cdp_engine::{Change, Fork, Lsn, Maintenance, Options, Stamp, View, Volume, Zeroing};
 
 const SIZE: u64 = 40 << 30;
 
 #[derive(Default)]
 struct Model {
     seed: u64,
-    /// (LSN, first byte, end), in bytes as they were asked for.
+    /// Which volume of a family this is: stands above the LSN in the names of its records.
+    member: u64,
+    /// (name, first byte, end), in bytes as they were asked for.
     records: Vec<(u64, u64, u64)>,
     live: BTreeSet<u64>,
     /// (LSN, what its state is made of).
@@ -45,8 +47,9 @@ impl Model {
         };
         let lsn = lsn.unwrap();
         volume.commit(lsn).unwrap();
-        self.records.push((lsn.0, offset, offset + bytes));
-        self.live.insert(lsn.0);
+        let name = self.member << 48 | lsn.0;
+        self.records.push((name, offset, offset + bytes));
+        self.live.insert(name);
         if self.random(6) == 0 {
             self.instants.push((lsn, self.live.clone()));
         }
@@ -88,7 +91,7 @@ impl Model {
         let mut ranges: Vec<(u64, u64)> = self
             .records
             .iter()
-            .filter(|(lsn, ..)| differing.contains(lsn))
+            .filter(|(name, ..)| differing.contains(name))
             .map(|&(_, from, to)| ((from & !511).max(offset), to.next_multiple_of(512).min(end)))
             .filter(|(from, to)| from < to)
             .collect();
@@ -262,4 +265,64 @@ fn answers_stay_while_compaction_takes_the_files_away() {
             assert_eq!(live[live.len() - 3..], expected, "what was written elsewhere comes before");
         }
     });
+}
+
+/// A clone of any instant, with a model that knows nothing but that instant.
+fn clone_of(parent: &mut Model, volume: &Arc<Volume>, from: &Path, to: &Path, member: u64) -> (Arc<Volume>, Model) {
+    let (base, state) = parent.any();
+    let target = Arc::new(Disk::new(to).unwrap());
+    let link = |name: &str| std::fs::hard_link(from.join(name), to.join(name));
+    let fork = Fork { id: [member as u8; 16], created: Stamp(2), target, link: &link };
+    volume.fork(base, &fork).unwrap();
+    let seed = parent.random(1 << 30);
+    let instants = vec![(base, state.clone())];
+    (open(to, Maintenance::Inline), Model { seed, member, live: state, instants, ..Model::default() })
+}
+
+#[test]
+fn clones_and_parents_differ_by_what_each_wrote_since_they_parted() {
+    let folders: Vec<_> = (0..6).map(|_| tempfile::tempdir().unwrap()).collect();
+    let folder = |member: usize| folders[member].path();
+    Volume::create(Arc::new(Disk::new(folder(0)).unwrap()), [100; 16], SIZE, Stamp(1)).unwrap();
+    let model = Model { seed: 5, member: 100, instants: vec![(Lsn::ZERO, BTreeSet::new())], ..Model::default() };
+    let mut family = vec![(open(folder(0), Maintenance::Inline), model)];
+    let mut chance = Model { seed: 77, ..Model::default() };
+    for member in 1..6 {
+        // The first two are twins: clones of the newest instant, whose own LSNs go on where the parent's do.
+        let twin = member <= 2;
+        for (volume, model) in family.iter_mut().filter(|_| member != 2) {
+            for _ in 0..50 {
+                model.step(volume);
+                if model.random(10) == 0 {
+                    model.roll_back(volume);
+                }
+            }
+            if model.random(2) == 0 {
+                model.retain(volume);
+            }
+        }
+        let parent = if twin { 0 } else { chance.random(family.len() as u64) as usize };
+        let (volume, model) = &mut family[parent];
+        if twin {
+            model.instants = vec![(volume.latest().0, model.live.clone())];
+        }
+        let clone = clone_of(model, volume, folder(parent), folder(member), 100 + member as u64);
+        family.push(clone);
+        let mut all = Model { seed: 9, ..Model::default() };
+        all.records = family.iter().flat_map(|(_, model)| model.records.clone()).collect();
+        for _ in 0..40 {
+            let pair = [(); 2].map(|()| chance.random(family.len() as u64) as usize);
+            let [(one, before), (other, after)] = pair.map(|at| {
+                let (lsn, state) = family[at].1.any();
+                (family[at].0.view(lsn).unwrap(), state)
+            });
+            all.check_between(&other, &after, &one, &before);
+            let live = family[pair[1]].1.live.clone();
+            all.check_between(&family[pair[1]].0.live(), &live, &one, &before);
+        }
+    }
+    let stranger = tempfile::tempdir().unwrap();
+    let stranger = hot(stranger.path(), 1);
+    let refused = stranger.live().changed(&family[1].0.live(), 0, SIZE, 1).unwrap_err();
+    assert_eq!(refused.kind, cdp_engine::Kind::Invalid, "{}", refused.message);
 }

@@ -424,7 +424,8 @@ fn a_refused_write_of_part_of_a_sector_keeps_what_was_written_beside_it_meanwhil
     let volume = bench.open();
     put(&volume, 0).unwrap();
     bench.shared.capacity.store(bench.shared.used(), Relaxed);
-    let Offer::Admitted(first) = volume.offer_write(10, b"first").unwrap() else { panic!("it waits already") };
+    let prepared = volume.prepare_write(10, b"first").unwrap();
+    let Offer::Admitted(first) = volume.offer(prepared).unwrap() else { panic!("it waits already") };
     let Settled::Again(waiting) = volume.settle(first).unwrap() else { panic!("the disk took it") };
     bench.give(100 * MIB);
     // Another client's, to the same sector, before the first one comes to its turn.
@@ -434,4 +435,44 @@ fn a_refused_write_of_part_of_a_sector_keeps_what_was_written_beside_it_meanwhil
     let mut sector = [0; 512];
     assert!(volume.live().read(0, &mut sector).unwrap().is_empty());
     assert_eq!((&sector[10..15], &sector[100..106]), (&b"first"[..], &b"second"[..]));
+}
+
+/// Bytes of the volume that are written again and again.
+const WORKING_SET: u64 = 8 * MIB / BLOCK;
+
+/// Writes over and over, giving up all history but the latest when it is told to.
+fn overwrite(volume: &Arc<Volume>, rounds: u64) {
+    for round in 0..rounds {
+        let block = (round * 7) % WORKING_SET;
+        put(volume, block).unwrap();
+        if round % 16 == 0 {
+            volume.flush().unwrap();
+            volume.retain(volume.latest().0, &[]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_budget_holds_for_as_long_as_one_likes_where_history_is_given_up() {
+    let bench = Bench::new(u64::MAX / 2);
+    let volume = bench.open();
+    volume.set_budget(Some(40 * MIB), FullPolicy::DropOldest);
+    overwrite(&volume, 2000);
+    let space = volume.space().unwrap();
+    assert!(space.used <= 40 * MIB && bench.files() <= 40 * MIB, "{space:?} {}", bench.files());
+    assert!(space.foreground_bytes > 120 * MIB && space.compaction_bytes > 0, "{space:?}");
+    holds(&volume, WORKING_SET);
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_full_disk_is_emptied_by_compaction_in_its_reserve() {
+    let bench = Bench::new(32 * MIB);
+    let volume = bench.open();
+    volume.set_budget(Some(1 << 29), FullPolicy::DropOldest);
+    overwrite(&volume, 1500);
+    holds(&volume, WORKING_SET);
+    assert!(volume.faults().is_empty(), "{:?}", volume.faults());
+    volume.close().unwrap();
+    assert_eq!(volume.verify(&mut |_, _| Ok(())).unwrap(), []);
 }

@@ -155,7 +155,7 @@ impl Story {
         for (since, until) in ranges {
             let mut stored = None;
             for length in [SECOND / 4, 10 * SECOND, 60 * SECOND, 3600 * SECOND, 86400 * SECOND] {
-                let told = volume.timeline(Lsn(since), Lsn(until), length).unwrap();
+                let told = volume.timeline(Lsn(since), Lsn(until), length).unwrap().intervals;
                 let sum: u64 = told.iter().map(|row| row.stored_bytes).sum();
                 assert_eq!(*stored.get_or_insert(sum), sum, "the same bytes, however they are cut");
                 let mut told = told;

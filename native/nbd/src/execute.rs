@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use cdp_engine::{Change, Extent, Result, View, Zeroing};
 
-use crate::desk::Desk;
 use crate::memory::Hold;
 use crate::read::Reading;
 use crate::reply::{errno_of, To};
@@ -58,23 +57,24 @@ impl Turn<'_> {
     /// A command whose payload stands in the window behind `head` bytes of header; both are taken.
     pub(crate) fn execute_in_window(&mut self, to: To, command: Command, head: usize, payload: usize) {
         if let (Command::Write { offset, fua, .. }, Some(volume)) = (command, &self.session.volume) {
-            let Desk { window, batch, .. } = &mut *self.desk;
-            let data = &window.unread()[head..head + payload];
-            batch.write(to, volume.write(offset, data), fua);
+            let window = &mut self.desk.window;
+            let prepared = volume.prepare_write(offset, &window.unread()[head..head + payload]);
             window.advance(head + payload);
+            self.offer(to, fua, prepared, None);
             return;
         }
         let bytes = self.desk.window.unread()[head..head + payload].to_vec();
         self.desk.window.advance(head + payload);
-        self.execute_payload(to, command, &bytes);
+        self.execute_payload(to, command, &bytes, self.core.memory.small.nothing());
     }
 
-    /// A command with its payload.
-    pub(crate) fn execute_payload(&mut self, to: To, command: Command, payload: &[u8]) {
+    /// A command with its payload. Its memory is given back, unless it is needed for longer.
+    pub(crate) fn execute_payload(&mut self, to: To, command: Command, payload: &[u8], hold: Hold) -> Option<Hold> {
         match command {
             Command::Write { offset, fua, .. } => {
                 if let Some(volume) = &self.session.volume {
-                    self.desk.batch.write(to, volume.write(offset, payload), fua);
+                    let prepared = volume.prepare_write(offset, payload);
+                    return self.offer(to, fua, prepared, Some(hold));
                 }
             }
             Command::BlockStatusSelected { offset, one, .. } => {
@@ -88,11 +88,13 @@ impl Turn<'_> {
             }
             _ => {}
         }
+        Some(hold)
     }
 
     fn zero(&mut self, to: To, offset: u64, length: u64, how: Zeroing, fua: bool) {
         if let Some(volume) = &self.session.volume {
-            self.desk.batch.write(to, volume.zero(offset, length, how), fua);
+            let prepared = volume.prepare_zero(offset, length, how);
+            self.offer(to, fua, prepared, None);
         }
     }
 

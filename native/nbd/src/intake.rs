@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
-use crate::memory::{Hold, OWN_MAX, SMALL_MAX};
+use crate::memory::{Hold, Share, OWN_MAX, SMALL_MAX};
 use crate::reply::To;
 use crate::request::{judge, Command, Refusal, Verdict};
 use crate::session::{Fill, Intake};
@@ -77,6 +77,9 @@ impl Turn<'_> {
     /// Starts on a request that passed the gate. Nothing is taken from the window while something is missing.
     fn begin(&mut self, to: To, head: usize, command: Command) -> Option<Need> {
         let payload = command.payload() as usize;
+        if matches!(command, Command::Write { .. }) && self.must_wait() {
+            return self.begin_aside(to, head, command);
+        }
         if payload == 0 {
             let hold = match self.memory_for_reply(&command) {
                 Ok(hold) => hold,
@@ -98,11 +101,17 @@ impl Turn<'_> {
         let Some(hold) = self.hold(payload) else {
             return Some(Need::Memory(payload));
         };
+        self.fill(to, head, command, hold);
+        None
+    }
+
+    /// Gives the request at the front a buffer of its own.
+    pub(crate) fn fill(&mut self, to: To, head: usize, command: Command, hold: Hold) {
+        let length = command.payload() as usize;
         self.spill = false;
         self.desk.window.advance(head);
-        let fill = Fill { to, command, buffer: Vec::with_capacity(payload), length: payload, mark: None, _hold: hold };
+        let fill = Fill { to, command, buffer: Vec::with_capacity(length), length, mark: None, hold };
         self.state.intake = Intake::Fill(Box::new(fill));
-        None
     }
 
     fn take_payload(&mut self) -> Option<Need> {
@@ -117,9 +126,10 @@ impl Turn<'_> {
             return Some(Need::Bytes);
         }
         if let Intake::Fill(fill) = std::mem::replace(&mut self.state.intake, Intake::Header) {
-            self.count(fill.length);
-            self.execute_payload(fill.to, fill.command, &fill.buffer);
-            if fill.length > SMALL_MAX {
+            let Fill { to, command, buffer, length, hold, .. } = *fill;
+            self.count(length);
+            let _hold = self.execute_payload(to, command, &buffer, hold);
+            if length > SMALL_MAX {
                 // The hold ends with this scope: what it stands for must be in the journal.
                 self.settle();
             }
@@ -193,9 +203,8 @@ impl Turn<'_> {
     }
 
     /// Queues up for memory. By now nothing is unsent, so nothing of it is held.
-    pub(crate) fn wait_for(&mut self, bytes: usize) -> Option<Park> {
+    pub(crate) fn wait_for(&mut self, bytes: usize, share: &Arc<Share>) -> Option<Park> {
         self.state.replies.shrink(0);
-        let share = self.core.memory.share_for(bytes);
         let waiter = Arc::clone(self.session);
         match share.hold_or_wait(bytes, self.session.id, waiter) {
             Some(hold) => {

@@ -4,6 +4,7 @@
 //! threads serves all sessions over epoll; an idle session is a small struct. Bytes flow one way: socket → window
 //! → gate (`request`) → engine → outbox → socket. Nothing here knows of Python or of files.
 
+mod aside;
 mod batch;
 mod desk;
 mod execute;

@@ -8,7 +8,8 @@
 //! There are four shares, so that large requests and stalled clients cannot starve small ones: *ahead* for bytes that
 //! were received together with others (never waited for: without it a session receives request by request), and
 //! *small*, *medium* and *large* for payloads by their length. Besides, a session may own `OWN_MAX` bytes in each
-//! direction without asking: who sends and reads small payloads waits for nobody, whatever others do.
+//! direction without asking: who sends and reads small payloads waits for nobody, whatever others do. A fifth share,
+//! *aside*, is for writes that wait for room in their volume, so that these hold nothing that others need.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -166,11 +167,13 @@ pub(crate) struct Memory {
     pub(crate) small: Arc<Share>,
     medium: Arc<Share>,
     large: Arc<Share>,
+    /// For writes that wait for room in their volume: they may do so for long.
+    pub(crate) aside: Arc<Share>,
 }
 
 impl Memory {
     /// An eighth for *ahead*, an eighth for *small*, a quarter for *medium*, the rest for *large*; below 128 MiB,
-    /// *large* is still the largest request, and what is missing comes on top.
+    /// *large* is still the largest request, and what is missing comes on top. So does *aside*, one largest request.
     pub(crate) fn new(bytes: usize) -> Memory {
         let (ahead, small, medium) = (bytes / 8, bytes / 8, bytes / 4);
         let large = (bytes - ahead - small - medium).max(REQUEST_MAX as usize);
@@ -179,6 +182,7 @@ impl Memory {
             small: Share::new(small),
             medium: Share::new(medium),
             large: Share::new(large),
+            aside: Share::new(REQUEST_MAX as usize),
         }
     }
 
@@ -195,11 +199,11 @@ impl Memory {
 
     /// Forgets that a session waits.
     pub(crate) fn leave(&self, session: u64) {
-        [&self.small, &self.medium, &self.large].into_iter().for_each(|share| share.leave(session));
+        [&self.small, &self.medium, &self.large, &self.aside].into_iter().for_each(|share| share.leave(session));
     }
 
     pub(crate) fn used(&self) -> usize {
-        [&self.ahead, &self.small, &self.medium, &self.large].into_iter().map(|share| share.used()).sum()
+        [&self.ahead, &self.small, &self.medium, &self.large, &self.aside].into_iter().map(|share| share.used()).sum()
     }
 }
 

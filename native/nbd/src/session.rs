@@ -4,10 +4,12 @@
 //! write that is not committed, and owns no buffer but what it holds memory for (and less than a header besides). It
 //! ends once.
 
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Once, OnceLock};
 
-use cdp_engine::{Error, Result, View, Volume};
+use cdp_engine::{Error, Permit, Result, View, Volume, Waiter as RoomWaiter, Waiting};
 use parking_lot::Mutex;
 
 use crate::memory::{Hold, Waiter};
@@ -15,6 +17,7 @@ use crate::outbox::Outbox;
 use crate::reply::{To, Voice};
 use crate::request::{Command, Facts, Refusal, Terms};
 use crate::socket::Socket;
+use crate::sys;
 use crate::watch::Watch;
 use crate::worker::{Core, Reactor};
 use crate::{Export, Mode};
@@ -83,7 +86,16 @@ pub(crate) struct Fill {
     pub(crate) length: usize,
     /// Length of the buffer when progress was last seen; None before the session was parked with it.
     pub(crate) mark: Option<usize>,
-    pub(crate) _hold: Hold,
+    pub(crate) hold: Hold,
+}
+
+/// A write that waits for room in the volume.
+pub(crate) struct Aside {
+    pub(crate) to: To,
+    pub(crate) fua: bool,
+    pub(crate) waiting: Waiting,
+    /// Its memory. None for one that the disk refused: it is one of a turn's.
+    pub(crate) hold: Option<Hold>,
 }
 
 /// What the next received bytes are.
@@ -104,6 +116,10 @@ pub(crate) struct State {
     pub(crate) ahead: Hold,
     pub(crate) intake: Intake,
     pub(crate) outbox: Outbox,
+    /// In the order of their coming.
+    pub(crate) aside: VecDeque<Aside>,
+    /// The volume was asked for the room of the first of them.
+    pub(crate) asked: bool,
     /// Memory of the small replies in the outbox.
     pub(crate) replies: Hold,
     /// What a wait brought, for the request that waited.
@@ -133,6 +149,10 @@ pub(crate) struct Session {
     /// The callback has returned.
     pub(crate) over: AtomicBool,
     granted: Mutex<Option<Hold>>,
+    /// What the volume answered.
+    answer: Mutex<Option<Result<Permit>>>,
+    /// It is not read from until the volume has room.
+    pub(crate) waits: AtomicBool,
     order: AtomicU8,
     reason: OnceLock<String>,
     reactor: Arc<Reactor>,
@@ -161,6 +181,8 @@ impl Session {
             ahead: memory.ahead.nothing(),
             intake: Intake::Header,
             outbox: Outbox::default(),
+            aside: VecDeque::new(),
+            asked: false,
             replies: memory.small.nothing(),
             grant: None,
             sent: 0,
@@ -180,6 +202,8 @@ impl Session {
             on_end: Mutex::new(on_end),
             over: AtomicBool::new(false),
             granted: Mutex::new(None),
+            answer: Mutex::new(None),
+            waits: AtomicBool::new(false),
             order: AtomicU8::new(RUN),
             reason: OnceLock::new(),
             reactor: Arc::clone(&core.reactor),
@@ -233,8 +257,34 @@ impl Session {
         self.reactor.wake(self.id);
     }
 
+    /// Asks the volume for nothing any more.
+    pub(crate) fn leave_queue(self: &Arc<Session>) {
+        if let Some(volume) = &self.volume {
+            let waiter: Arc<dyn RoomWaiter> = self.clone();
+            volume.leave_queue(&waiter);
+            drop(self.take_answer());
+        }
+    }
+
+    /// Whether the client is gone, whatever is still unread.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        let peers = sys::peers(&[self.socket.as_fd()]);
+        peers.is_ok_and(|peers| peers.iter().any(|&peer| self.socket.is_abandoned(peer)))
+    }
+
+    pub(crate) fn take_answer(&self) -> Option<Result<Permit>> {
+        self.answer.lock().take()
+    }
+
     pub(crate) fn take_grant(&self) -> Option<Hold> {
         self.granted.lock().take()
+    }
+}
+
+impl RoomWaiter for Session {
+    fn answer(&self, answer: Result<Permit>) {
+        *self.answer.lock() = Some(answer);
+        self.wake();
     }
 }
 

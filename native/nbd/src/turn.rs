@@ -8,11 +8,12 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
+use crate::batch::Refused;
 use crate::desk::Desk;
 use crate::memory::WINDOW;
 use crate::reply::errno_of;
 use crate::request::Facts;
-use crate::session::{Intake, Session, State};
+use crate::session::{Aside, Intake, Session, State};
 use crate::socket::Got;
 use crate::watch::PROGRESS;
 use crate::wire::{Header, LARGEST_REQUEST};
@@ -28,6 +29,8 @@ pub(crate) enum Park {
     Yield,
     /// For memory; the grant wakes it.
     Memory,
+    /// For room in the volume; its answer wakes it.
+    Room,
     End(String),
 }
 
@@ -37,6 +40,10 @@ pub(crate) enum Need {
     Output,
     Turn,
     Memory(usize),
+    /// Memory for a write that is to wait for room in the volume.
+    Aside(usize),
+    /// Room in the volume, for the writes that were set aside.
+    Room,
 }
 
 /// The connection is of no more use.
@@ -95,9 +102,11 @@ impl<'a> Turn<'a> {
             return Ok(Some(Park::End(self.session.reason())));
         }
         if self.session.is_finishing() {
+            self.let_last_in();
             let sent = self.send()?;
             return Ok(Some(if sent { Park::End(self.session.reason()) } else { Park::Write }));
         }
+        self.let_in();
         let need = self.take_requests();
         self.settle();
         let sent = self.send();
@@ -105,9 +114,11 @@ impl<'a> Turn<'a> {
         match need {
             Need::Bytes => self.receive(sent),
             _ if self.session.is_finishing() => Ok(None),
-            Need::Output | Need::Memory(_) if !sent => Ok(Some(Park::Write)),
+            Need::Output | Need::Memory(_) | Need::Aside(_) | Need::Room if !sent => Ok(Some(Park::Write)),
             Need::Output => Ok(None),
-            Need::Memory(bytes) => Ok(self.wait_for(bytes)),
+            Need::Memory(bytes) => Ok(self.wait_for(bytes, &Arc::clone(self.core.memory.share_for(bytes)))),
+            Need::Aside(bytes) => Ok(self.wait_for(bytes, &Arc::clone(&self.core.memory.aside))),
+            Need::Room => Ok(Some(Park::Room)),
             Need::Turn if self.core.has_idle_workers() => {
                 (self.requests, self.bytes) = (0, 0);
                 Ok(None)
@@ -134,6 +145,9 @@ impl<'a> Turn<'a> {
                 outbox.put(&voice.error(to, errno_of(error.kind), &error.message), spares);
             }
         });
+        for Refused { to, fua, waiting } in batch.refused.drain(..).rev() {
+            self.state.aside.push_front(Aside { to, fua, waiting, hold: None });
+        }
         self.session.counters.errors.fetch_add(errors, Relaxed);
     }
 
@@ -201,6 +215,8 @@ impl<'a> Turn<'a> {
     /// Ends the turn: the batch is settled, lent buffers go back, memory shrinks to what is still needed.
     fn leave(&mut self, park: &Park) {
         self.settle();
+        self.ask_for_room();
+        self.session.waits.store(*park == Park::Room, Relaxed);
         let unread = self.desk.window.unread();
         self.state.kept = unread.to_vec();
         // Less than a header needs no memory held: it is as small as the session itself.

@@ -1,7 +1,7 @@
 //! The threads: workers that give sessions their turns, and one that looks for stalled clients.
 //!
 //! Invariants. An event is asked for by whoever parks the session, after its turn, and once: a session waits for its
-//! client, or for memory, or for its next turn. A session ends exactly once, after its last admitted write is
+//! client, or for memory, or for room in its volume, or for its next turn. A session ends exactly once, after its last admitted write is
 //! committed, and nothing of it is admitted later.
 
 use std::collections::{HashMap, VecDeque};
@@ -152,7 +152,7 @@ impl Core {
             Park::Read => self.reactor.arm(&session, READABLE),
             Park::Write => self.reactor.arm(&session, WRITABLE),
             Park::Either => self.reactor.arm(&session, READABLE | WRITABLE),
-            Park::Yield | Park::Memory => {}
+            Park::Yield | Park::Memory | Park::Room => {}
             Park::End(reason) => {
                 self.retire(&session, &mut state);
                 drop(state);
@@ -182,6 +182,8 @@ impl Core {
         state.kept = Vec::new();
         state.ahead.shrink(0);
         state.intake = Intake::Header;
+        state.aside.clear();
+        session.leave_queue();
         state.outbox.clear();
         state.replies.shrink(0);
         state.grant = None;
@@ -247,7 +249,9 @@ impl Core {
         let sending = watch.sending.overdue(now, self.stall);
         let reading = watch.reading.overdue(now, self.stall);
         drop(state);
-        if sending {
+        if session.waits.load(Relaxed) && session.is_abandoned() {
+            session.cut("client gone while its writes waited for room");
+        } else if sending {
             session.cut("stalled: no progress while sending a payload");
         } else if reading {
             session.cut("stalled: no progress while reading replies");

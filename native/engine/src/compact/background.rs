@@ -85,6 +85,7 @@ fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
     let mut seen = Seen::default();
     // The cycle at `seen` gave nothing.
     let mut futile = false;
+    let mut failed = Seen::default();
     loop {
         {
             let mut wake = wake.lock();
@@ -116,8 +117,10 @@ fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
                 }
             }
             Err(e) => {
-                futile = true;
-                if e.kind != Kind::Closed {
+                // With no room on the disk the next cycle has the reserve.
+                futile = e.kind != Kind::NoSpace || seen == failed;
+                failed = seen;
+                if !matches!(e.kind, Kind::Closed | Kind::NoSpace) {
                     volume.faults.note(format!("compaction: {}", e.message));
                 }
             }
@@ -140,12 +143,12 @@ impl Volume {
 
     /// Bytes that compaction has to free now; 0 where there is room.
     fn room_needed(&self) -> u64 {
-        0
+        self.gate.meter.room_needed()
     }
 
     /// 0 where there is room, 1 where writes wait.
     fn debt(&self) -> f64 {
-        0.0
+        self.gate.meter.debt()
     }
 
     /// After each megabyte: lets the writers have the machine, the less the nearer they are to waiting for room.

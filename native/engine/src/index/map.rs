@@ -279,6 +279,11 @@ impl Index {
         self.files.forget(gone.iter().map(|&id| Named::Segment(id)));
     }
 
+    /// How often compaction replaced segments: who asks several of them sees by it that the list is another one.
+    pub fn replacements(&self) -> u64 {
+        self.inner.lock().replacements
+    }
+
     /// True if compaction replaced the segment.
     pub fn is_retired(&self, segment: u32) -> bool {
         self.inner.lock().retired.contains(&segment)
@@ -585,7 +590,7 @@ impl Index {
         Ok(mapped.into_iter().map(version).collect())
     }
 
-    /// About how many entries each shard below `count` got on `path` since it was last written into a checkpoint there; no row for those without any.
+    /// About how many entries each shard below `count` got on `path` since it was last written into a checkpoint there.
     pub fn fresh_entries(&self, path: &Path, count: u64) -> Result<BTreeMap<u64, Fresh>> {
         let mut shards: BTreeMap<u64, Fresh> = BTreeMap::new();
         for checkpoint in self.checkpoints().iter().filter(|c| path.passes(c.item.lsn.0)) {
@@ -605,7 +610,6 @@ impl Index {
                 }
             })?;
         }
-        shards.retain(|_, fresh| fresh.entries > 0.0);
         Ok(shards)
     }
 

@@ -1,7 +1,7 @@
 //! What versions cover, in the order of sectors: for who asks where something was written, not what.
 //!
 //! Invariants: a stream ascends by start and stays inside its range; of a segment one index block at a time is in memory. Streams that were made of one
-//! [`Tables`] are of one moment: a segment that compaction takes away meanwhile is either read to its end, or says Gone.
+//! [`Tables`] are of one moment: a segment that compaction takes away meanwhile says Gone.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use super::sealed::Sealed;
 use super::{Version, LEAF_SECTORS};
 use crate::error::{Error, Kind, Result};
 use crate::path::Path;
-use crate::storage::File;
 
 /// Ranges of at most this many leaves ask the active memtable leaf by leaf; longer ones pass over its entries.
 const LEAVES_ASKED_MAX: u64 = 16;
@@ -29,7 +28,6 @@ pub struct Spans {
 struct Walk {
     sealed: Arc<Sealed>,
     run: Arc<Run>,
-    file: Arc<dyn File>,
     blocks: Range<usize>,
     range: (u64, u64),
     path: Path,
@@ -45,12 +43,11 @@ impl Spans {
     pub fn of_blocks(
         sealed: Arc<Sealed>,
         run: Arc<Run>,
-        file: Arc<dyn File>,
         blocks: Range<usize>,
         range: (u64, u64),
         path: &Path,
     ) -> Spans {
-        let walk = Walk { sealed, run, file, blocks, range, path: path.clone() };
+        let walk = Walk { sealed, run, blocks, range, path: path.clone() };
         Spans { ready: Vec::new().into_iter(), walk: Some(walk) }
     }
 
@@ -75,7 +72,9 @@ impl Walk {
         let rest = (start.max(covered), end);
         let fences = &self.run.fences;
         let Some(block) = self.blocks.find(|&block| fences[block].overlaps(rest)) else { return Ok(None) };
-        let versions = match self.run.read_block(&*self.file, block) {
+        // Not kept open: there may be more segments than descriptors.
+        let file = index.files.get(self.sealed.item.id.0);
+        let versions = match file.and_then(|file| self.run.read_block(&*file, block)) {
             Err(e) if e.kind == Kind::Corrupt => {
                 self.sealed.distrust(&index.files, &e.message);
                 return Err(Error::new(Kind::Gone, e.message));
