@@ -21,6 +21,8 @@ from cdp.table import Table
 log = logging.getLogger("cdp.keeping")
 
 ROUND_SECONDS = 1.0
+SOON_SECONDS = 0.1
+"""While some volume gave something up for space: its writes may wait for the next step."""
 THREADS_MAX = 4
 """Rounds that run at once; most take a millisecond."""
 
@@ -44,7 +46,7 @@ async def keep_volumes(catalog: Catalog, table: Table) -> None:
                 if volume_id not in busy:
                     busy.add(volume_id)
                     nursery.start_soon(keep, volume_id)
-            await trio.sleep(ROUND_SECONDS)
+            await trio.sleep(SOON_SECONDS if rounds.wait else ROUND_SECONDS)
 
 
 class Rounds:
@@ -54,15 +56,24 @@ class Rounds:
         self._catalog = catalog
         self._table = table
         self._logged: dict[str, str] = {}
+        self._waiting: set[str] = set()
+
+    @property
+    def wait(self) -> bool:
+        """Whether some volume's next round should come soon."""
+        return bool(self._waiting)
 
     def keep(self, volume_id: str) -> None:
         """Keeps one volume to its policy, if it is still open."""
         with self._table.borrowed(volume_id) as volume:
+            self._waiting.discard(volume_id)
             if volume is None:
                 return
             try:
                 volume.keep()
                 self._logged.pop(volume_id, None)
+                if volume.keeper is not None and volume.keeper.waits:
+                    self._waiting.add(volume_id)
             except Closed:
                 return
             except Exception as error:
