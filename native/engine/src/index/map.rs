@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::{self, Checkpoint, SHARD_SECTORS};
 use super::files::{Files, Named};
+use super::fresh::Counted;
 use super::leaf::{Leaf, Mapped};
 use super::memtable::Memtable;
 use super::merged::{self, Merged};
@@ -116,6 +117,7 @@ pub struct Index {
     cache_bytes: usize,
     looks: AtomicU64,
     places: AtomicU64,
+    pub(super) counted: Mutex<Option<Counted>>,
     pub(super) faults: Faults,
 }
 
@@ -128,15 +130,6 @@ pub struct CacheFacts {
     /// Leaves and shards that were looked up, and the files that were asked for them in all.
     pub looks: u64,
     pub places: u64,
-}
-
-/// What a shard got since it was last written into a checkpoint.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Fresh {
-    /// LSN of that checkpoint, and the entries that it has.
-    pub since: u64,
-    pub known: u64,
-    pub entries: f64,
 }
 
 impl Index {
@@ -169,6 +162,7 @@ impl Index {
             cache_bytes,
             looks: AtomicU64::new(0),
             places: AtomicU64::new(0),
+            counted: Mutex::default(),
             faults,
         }
     }
@@ -600,29 +594,6 @@ impl Index {
         }
         let version = |m: Mapped| Version { start: m.start, sectors: m.sectors, lsn: m.lsn, place: m.place };
         Ok(mapped.into_iter().map(version).collect())
-    }
-
-    /// About how many entries each shard below `count` got on `path` since it was last written into a checkpoint there.
-    pub fn fresh_entries(&self, path: &Path, count: u64) -> Result<BTreeMap<u64, Fresh>> {
-        let mut shards: BTreeMap<u64, Fresh> = BTreeMap::new();
-        for checkpoint in self.checkpoints().iter().filter(|c| path.passes(c.item.lsn.0)) {
-            for shard in checkpoint.shards().filter(|&shard| checkpoint.has(shard)) {
-                let known = Fresh { since: checkpoint.item.lsn.0, known: checkpoint.entries(shard), entries: 0.0 };
-                shards.insert(shard, known);
-            }
-        }
-        for segment in self.sealed().iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
-            segment.spans(&self.files, &mut |start, end, entries| {
-                let (first, last) = (start / SHARD_SECTORS, ((end - 1) / SHARD_SECTORS).min(count - 1));
-                for shard in first..=last {
-                    let fresh = shards.entry(shard).or_default();
-                    if segment.item.first_lsn.0 > fresh.since {
-                        fresh.entries += entries.in_shard(shard, start, end);
-                    }
-                }
-            })?;
-        }
-        Ok(shards)
     }
 
     fn paint(&self, leaf: &mut Leaf, number: u64, mut versions: Vec<Version>, shown_max: u64) {
