@@ -8,17 +8,20 @@ mod choose;
 mod rewrite;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::compact::choose::{choose, Candidate};
 use crate::error::Result;
 use crate::index::reachable::{branches, Branch, Walk};
-use crate::index::sealed::SealedSet;
+use crate::index::sealed::{Sealed, SealedSet};
 use crate::journal::segment::file_name;
 use crate::units::SegmentId;
 use crate::volume::Volume;
 
 /// Bytes that a kept entry takes beside its payload: directory and footer.
 const ENTRY_BYTES: u64 = 46;
+/// What one commit's outputs hold, in segments.
+const KEPT_SEGMENTS: u64 = 2;
 /// Entries of whose names a walk keeps a list for all segments; beyond that a second walk asks for the chosen ones.
 const NAMES_MAX: u64 = 2_000_000;
 
@@ -31,6 +34,37 @@ pub struct Compacted {
     pub freed: u64,
     /// What rewriting everything that may be rewritten would still free.
     pub dead: u64,
+}
+
+impl Compacted {
+    fn add(&mut self, part: &Compacted) {
+        self.segments_in += part.segments_in;
+        self.segments_out += part.segments_out;
+        self.written += part.written;
+        self.freed += part.freed;
+        self.dead = self.dead.saturating_sub(part.freed);
+    }
+}
+
+/// Neighbouring segments that are written anew as one.
+struct Unit {
+    inputs: Vec<Arc<Sealed>>,
+    /// (LSN, start) of what stays, ascending.
+    names: Vec<(u64, u64)>,
+    kept: u64,
+}
+
+impl Unit {
+    fn of(ids: &[u32], sealed: &SealedSet, kept: &mut HashMap<u32, Kept>) -> Unit {
+        let inputs = ids.iter().filter_map(|&id| sealed.with_id(id).cloned()).collect();
+        let mut unit = Unit { inputs, names: Vec::new(), kept: 0 };
+        for of_segment in ids.iter().filter_map(|id| kept.remove(id)) {
+            unit.names.extend(of_segment.names);
+            unit.kept += of_segment.bytes;
+        }
+        unit.names.sort_unstable();
+        unit
+    }
 }
 
 /// (LSN, start) of the entries of one segment that stay, and their bytes.
@@ -75,18 +109,19 @@ impl Volume {
             // What the cycle frees is worth more than it takes meanwhile.
             self.give_reserve_up();
         }
-        for unit in units {
-            let names = unit.iter().flat_map(|id| kept.remove(id).unwrap_or_default().names).collect();
-            let inputs: Vec<_> = unit.iter().filter_map(|&id| sealed.with_id(id).cloned()).collect();
-            let part = self.rewrite(&inputs, names, pace).inspect_err(|e| self.no_room_to_compact(e))?;
-            if let Some(part) = part {
-                done.segments_in += part.segments_in;
-                done.segments_out += part.segments_out;
-                done.written += part.written;
-                done.freed += part.freed;
-                done.dead = done.dead.saturating_sub(part.freed);
+        let mut together: Vec<Unit> = Vec::new();
+        let mut rewrite = |units: &[Unit]| self.rewrite(units, pace).inspect_err(|e| self.no_room_to_compact(e));
+        for ids in units {
+            let unit = Unit::of(&ids, &sealed, &mut kept);
+            // Until the commit the outputs are there besides the inputs, and the reserve has to hold them.
+            let bytes = together.iter().map(|unit| unit.kept).sum::<u64>() + unit.kept;
+            if !together.is_empty() && bytes > KEPT_SEGMENTS * self.gate.meter.segment_bytes() {
+                done.add(&rewrite(&together)?);
+                together.clear();
             }
+            together.push(unit);
         }
+        done.add(&rewrite(&together)?);
         self.gate.meter.looked(done.dead, horizon, points);
         Ok(done)
     }

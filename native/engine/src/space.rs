@@ -352,7 +352,13 @@ impl Meter {
         if marks.hard == NONE {
             return 0;
         }
-        self.used().saturating_sub(marks.soft - (marks.hard - marks.soft))
+        let needed = self.used().saturating_sub(marks.soft - (marks.hard - marks.soft));
+        // A look at the whole index is worth more than the last few bytes.
+        if needed > 0 {
+            needed + (marks.hard - marks.soft) / 2
+        } else {
+            0
+        }
     }
 
     /// How far writes are from waiting: 0 up to the soft mark, 1 at the hard one.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Compacted, Pace};
+use super::{Compacted, Pace, Unit};
 use crate::error::{Error, Kind, Result};
 use crate::index::activity::{Activity, Tally};
 use crate::index::footer::{self, Site};
@@ -32,27 +32,37 @@ struct Output {
 }
 
 impl Volume {
-    /// Rewrites the entries named, (LSN, start), of the inputs, which ascend. None if one of them is damaged so that what it holds is not known: it stays as it is.
-    pub(super) fn rewrite(
-        &self,
-        inputs: &[Arc<Sealed>],
-        mut names: Vec<(u64, u64)>,
-        pace: Pace<'_>,
-    ) -> Result<Option<Compacted>> {
-        names.sort_unstable();
-        let mut outputs: Vec<Output> = Vec::new();
-        let written = self.write_outputs(inputs, &names, &mut outputs, pace);
+    /// Rewrites what stays of the units, with one commit. A unit of which one segment is damaged so that what it holds is not known stays as it is.
+    pub(super) fn rewrite(&self, units: &[Unit], pace: Pace<'_>) -> Result<Compacted> {
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        let mut written = Ok(());
+        for unit in units {
+            let before = outputs.len();
+            match self.write_outputs(&unit.inputs, &unit.names, &mut outputs, pace) {
+                Ok(true) => inputs.extend(unit.inputs.iter().cloned()),
+                Ok(false) => self.forget(outputs.drain(before..)),
+                Err(e) => {
+                    written = Err(e);
+                    break;
+                }
+            }
+        }
+        if inputs.is_empty() || written.is_err() {
+            self.forget(outputs.drain(..));
+            return written.map(|()| Compacted::default());
+        }
         let ids: Vec<SegmentId> = outputs.iter().map(|output| output.id).collect();
-        let result = match written {
-            Ok(true) => self.switch(inputs, outputs).map(Some),
-            Ok(false) => Ok(None),
-            Err(e) => Err(e),
-        };
-        if !matches!(result, Ok(Some(_))) && self.poison.get().is_none() {
-            // Nobody names them; what is left is removed at the next opening. After a commit of unknown outcome they may be named.
+        let result = self.switch(&inputs, outputs);
+        // After a commit of unknown outcome they may be named.
+        if result.is_err() && self.poison.get().is_none() {
             ids.iter().for_each(|&id| drop(self.storage.remove(&file_name(id))));
         }
         result
+    }
+
+    /// Nobody names them; what is left is removed at the next opening.
+    fn forget(&self, outputs: impl Iterator<Item = Output>) {
+        outputs.for_each(|output| drop(self.storage.remove(&file_name(output.id))));
     }
 
     fn write_outputs(
@@ -63,12 +73,13 @@ impl Volume {
         pace: Pace<'_>,
     ) -> Result<bool> {
         let mut left = names;
+        let begin = outputs.len();
         for input in inputs {
             let file = self.index.files.get(input.item.id.0)?;
             let open = OpenSegment { id: input.item.id, nonce: input.item.nonce, file };
             let Some(rows) = self.rows(&open, &input.item)? else { return Ok(false) };
             let mut window = Window::new(&*open.file);
-            if outputs.is_empty() {
+            if outputs.len() == begin {
                 outputs.push(self.new_output(&input.item, input.item.first_lsn.0, input.item.first_stamp)?);
             }
             for activity in input.activity(&self.index.files)? {
@@ -101,7 +112,7 @@ impl Volume {
             }
         }
         let mut previous = inputs.first().map_or(0, |input| input.item.previous_lsn.0);
-        for output in outputs.iter_mut() {
+        for output in &mut outputs[begin..] {
             output.previous_lsn = previous;
             previous = output.last.0;
             self.finish_output(output, pace)?;
