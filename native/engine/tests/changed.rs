@@ -1,7 +1,7 @@
 //! What differs between two instants, against a list of records and a set of LSNs for each instant: across rollbacks, rolls of segments, stops and kills.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -134,7 +134,7 @@ impl Model {
 }
 
 fn options(maintenance: Maintenance) -> Options {
-    Options { segment_entries: 40, checkpoint_segments: 2, maintenance, ..Options::default() }
+    Options { segment_entries: 40, checkpoint_segments: 2, merge_fan: 2, maintenance, ..Options::default() }
 }
 
 fn open(folder: &Path, maintenance: Maintenance) -> Arc<Volume> {
@@ -181,10 +181,11 @@ fn changes_are_those_of_the_records_on_one_path_alone() {
     assert!(compacted + run(99, Maintenance::Thread) > 20, "compaction had little to do: {compacted}");
 }
 
-/// A volume with a hot block in the middle, `segments` sealed segments, and what is not sealed.
-fn hot(folder: &Path, writes: u64) -> Arc<Volume> {
-    Volume::create(Arc::new(Disk::new(folder).unwrap()), [7; 16], SIZE, Stamp(1)).unwrap();
-    let volume = open(folder, Maintenance::Inline);
+/// A volume with three blocks in the middle that are written again and again.
+fn hot(folder: &Path, writes: u64, options: Options) -> Arc<Volume> {
+    let disk = Arc::new(Disk::new(folder).unwrap());
+    Volume::create(disk.clone(), [7; 16], SIZE, Stamp(1)).unwrap();
+    let volume = Volume::open(disk, None, options).unwrap();
     for n in 0..writes {
         let lsn = volume.write(SIZE / 2 + n % 3 * 8192, &[n as u8; 4096]).unwrap();
         volume.commit(lsn).unwrap();
@@ -192,39 +193,63 @@ fn hot(folder: &Path, writes: u64) -> Arc<Volume> {
     volume
 }
 
+/// The paths of a volume's files with this prefix, ascending.
+fn files(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> =
+        names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix)).collect();
+    found.sort();
+    found
+}
+
+fn flip(path: &Path, at: impl Fn(&[u8]) -> usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = at(&bytes);
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
 #[test]
 fn a_damaged_footer_is_rebuilt_and_the_answer_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let volume = hot(folder.path(), 200);
+    let alone = || Options { merge_fan: 1000, ..options(Maintenance::Inline) };
+    let reopened = || Volume::open(Arc::new(Disk::new(folder.path()).unwrap()), None, alone()).unwrap();
+    let volume = hot(folder.path(), 200, alone());
     let expected = volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
     assert_eq!(expected.len(), 3);
     volume.close().unwrap();
     drop(volume);
-    let mut segments: Vec<_> = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("segment-"))
-        .collect();
-    segments.sort();
-    let mut bytes = std::fs::read(&segments[1]).unwrap();
-    // The first index block stands behind the batches: the one with narrow entries begins the footer.
-    let footer = u64::from_le_bytes(bytes[bytes.len() - 80..bytes.len() - 72].try_into().unwrap()) as usize;
-    bytes[footer + 30] ^= 1;
-    std::fs::write(&segments[1], bytes).unwrap();
-    let volume = open(folder.path(), Maintenance::Inline);
+    let segment = files(folder.path(), "segment-").remove(1);
+    // An entry of the first index block, which is where the trailer says.
+    flip(&segment, |b| u64::from_le_bytes(b[b.len() - 80..b.len() - 72].try_into().unwrap()) as usize + 30);
+    let volume = reopened();
     assert_eq!(volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap(), expected);
     assert!(volume.faults().iter().any(|fault| fault.contains("footer")), "{:?}", volume.faults());
     drop(volume);
-    std::fs::remove_file(&segments[1]).unwrap();
-    let volume = open(folder.path(), Maintenance::Inline);
-    let unknown = volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
+    std::fs::remove_file(&segment).unwrap();
+    let unknown = reopened().changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
     assert_eq!(unknown, [Change { offset: 0, bytes: SIZE }], "what is not known is changed");
+}
+
+#[test]
+fn a_damaged_run_is_passed_over_and_the_answer_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = hot(folder.path(), 200, options(Maintenance::Inline));
+    let expected = volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
+    volume.close().unwrap();
+    drop(volume);
+    let runs = files(folder.path(), "run-");
+    assert!(!runs.is_empty());
+    runs.iter().for_each(|run| flip(run, |_| 4096 + 30));
+    let volume = open(folder.path(), Maintenance::Inline);
+    assert_eq!(volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap(), expected);
+    assert!(volume.faults().iter().any(|fault| fault.contains("run-")), "{:?}", volume.faults());
 }
 
 #[test]
 fn an_instant_that_cannot_be_reached_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let volume = hot(folder.path(), 100);
+    let volume = hot(folder.path(), 100, options(Maintenance::Inline));
     volume.flush().unwrap();
     let held = volume.view(Lsn(20)).unwrap();
     volume.retain(Lsn(50), &[Lsn(30)]).unwrap();
@@ -241,7 +266,7 @@ fn an_instant_that_cannot_be_reached_is_refused() {
 #[test]
 fn answers_stay_while_compaction_takes_the_files_away() {
     let folder = tempfile::tempdir().unwrap();
-    let volume = hot(folder.path(), 400);
+    let volume = hot(folder.path(), 400, options(Maintenance::Inline));
     let (since, view) = (volume.view(Lsn(100)).unwrap(), volume.view(Lsn(300)).unwrap());
     let expected = view.changed(&since, 0, SIZE, usize::MAX).unwrap();
     assert_eq!(expected.len(), 3);
@@ -322,7 +347,7 @@ fn clones_and_parents_differ_by_what_each_wrote_since_they_parted() {
         }
     }
     let stranger = tempfile::tempdir().unwrap();
-    let stranger = hot(stranger.path(), 1);
+    let stranger = hot(stranger.path(), 1, options(Maintenance::Inline));
     let refused = stranger.live().changed(&family[1].0.live(), 0, SIZE, 1).unwrap_err();
     assert_eq!(refused.kind, cdp_engine::Kind::Invalid, "{}", refused.message);
 }

@@ -86,6 +86,7 @@ pub struct Tables {
     pub active: u32,
     pub frozen: Vec<Arc<Memtable>>,
     pub sealed: Arc<SealedSet>,
+    pub runs: Arc<Vec<Arc<Merged>>>,
 }
 
 impl Tables {
@@ -115,7 +116,7 @@ pub struct Index {
     cache_bytes: usize,
     looks: AtomicU64,
     places: AtomicU64,
-    faults: Faults,
+    pub(super) faults: Faults,
 }
 
 /// What memory the caches hold, and what looks past them cost.
@@ -205,6 +206,7 @@ impl Index {
             active: inner.active.segment,
             frozen: inner.frozen.clone(),
             sealed: inner.sealed.clone(),
+            runs: inner.runs.clone(),
         }
     }
 

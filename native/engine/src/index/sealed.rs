@@ -165,7 +165,7 @@ impl Sealed {
     ) -> Result<()> {
         match &*self.source(files)? {
             Source::Disk(run) => {
-                let walk = |blocks| Spans::of_blocks(self.clone(), run.clone(), blocks, range, path);
+                let walk = |blocks| Spans::of_segment(self.clone(), run.clone(), blocks, range, path);
                 out.extend(run.blocks_near(range).into_iter().filter(|blocks| !blocks.is_empty()).map(walk));
             }
             Source::Memory(table) => {
