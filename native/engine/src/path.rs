@@ -40,8 +40,10 @@ impl Path {
 
     /// Where the first interval that ends at or above `lsn` begins.
     fn begin(&self, lsn: u64) -> Option<u64> {
-        let at = self.part().partition_point(|&(_, upto)| upto < lsn);
-        self.part().get(at).map(|&(after, _)| after.max(self.over))
+        let part = self.part();
+        // Most of a long history lies before the first rollback.
+        let at = if part.first()?.1 >= lsn { 0 } else { part.partition_point(|&(_, upto)| upto < lsn) };
+        part.get(at).map(|&(after, _)| after.max(self.over))
     }
 
     pub fn contains(&self, lsn: u64) -> bool {
@@ -133,7 +135,7 @@ impl Lineage {
         let mut upto = lsn;
         let mut known = &self.branches[..];
         loop {
-            known = &known[..known.partition_point(|&(n, _)| n <= upto)];
+            known = upto_lsn(known, upto);
             let Some(&(n, to)) = known.last() else {
                 intervals.push((0, upto));
                 break;
@@ -145,6 +147,16 @@ impl Lineage {
         intervals.reverse();
         intervals.into_iter().collect()
     }
+}
+
+/// The branches up to an LSN. Looks from the end on, in growing steps: a path goes back from branch to branch, and the next one is mostly near.
+fn upto_lsn(branches: &[(u64, u64)], lsn: u64) -> &[(u64, u64)] {
+    let mut step = 1;
+    while step <= branches.len() && branches[branches.len() - step].0 > lsn {
+        step *= 2;
+    }
+    let from = branches.len().saturating_sub(step);
+    &branches[..from + branches[from..].partition_point(|&(n, _)| n <= lsn)]
 }
 
 #[cfg(test)]

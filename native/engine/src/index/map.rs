@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::{self, Checkpoint, SHARD_SECTORS};
 use super::files::{Files, Named};
+use super::fresh::Counted;
 use super::leaf::{Leaf, Mapped};
 use super::memtable::Memtable;
 use super::merged::{self, Merged};
@@ -126,6 +127,7 @@ pub struct Index {
     cache_bytes: usize,
     looks: AtomicU64,
     places: AtomicU64,
+    pub(super) counted: Mutex<Option<Counted>>,
     pub(super) faults: Faults,
 }
 
@@ -138,15 +140,6 @@ pub struct CacheFacts {
     /// Leaves and shards that were looked up, and the files that were asked for them in all.
     pub looks: u64,
     pub places: u64,
-}
-
-/// What a shard got since it was last written into a checkpoint.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Fresh {
-    /// LSN of that checkpoint, and the entries that it has.
-    pub since: u64,
-    pub known: u64,
-    pub entries: f64,
 }
 
 impl Index {
@@ -180,6 +173,7 @@ impl Index {
             cache_bytes,
             looks: AtomicU64::new(0),
             places: AtomicU64::new(0),
+            counted: Mutex::default(),
             faults,
         }
     }
@@ -574,14 +568,18 @@ impl Index {
         self.flatten(shard, versions, &sealed)
     }
 
-    /// The same without a look into any checkpoint.
+    /// The same without a look into any checkpoint. In memory are the map, 20 bytes an extent, and the versions of one segment at a time.
     pub fn flatten_shard_anew(&self, shard: u64, path: &Path) -> Result<Vec<Version>> {
         let sealed = self.sealed();
+        let mut leaves = BTreeMap::new();
         let mut versions = Vec::new();
         for segment in sealed.iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
+            versions.clear();
             segment.collect(&self.files, shard_range(shard), path, &mut versions)?;
+            versions.sort_unstable_by_key(|v| v.lsn);
+            checkpoint::lay(&mut leaves, shard, &versions, |segment| self.first_lsn(segment));
         }
-        self.flatten(shard, versions, &sealed)
+        self.map_of(leaves, &sealed)
     }
 
     /// What a checkpoint says of a shard, with places as they are now.
@@ -593,37 +591,20 @@ impl Index {
 
     fn flatten(&self, shard: u64, mut versions: Vec<Version>, sealed: &SealedSet) -> Result<Vec<Version>> {
         versions.sort_unstable_by_key(|v| v.lsn);
+        let mut leaves = BTreeMap::new();
+        checkpoint::lay(&mut leaves, shard, &versions, |segment| self.first_lsn(segment));
+        self.map_of(leaves, sealed)
+    }
+
+    fn map_of(&self, leaves: BTreeMap<u64, Leaf>, sealed: &SealedSet) -> Result<Vec<Version>> {
         let mut mapped: Vec<Mapped> = Vec::new();
-        for (number, mut leaf) in checkpoint::leaves(shard, &versions, |segment| self.first_lsn(segment)) {
+        for (number, mut leaf) in leaves {
             self.settle(&mut leaf, number, sealed)?;
             let (start, end) = (number * LEAF_SECTORS, (number + 1) * LEAF_SECTORS);
             leaf.mapped(number, start, end, |segment| self.first_lsn(segment), &mut mapped);
         }
         let version = |m: Mapped| Version { start: m.start, sectors: m.sectors, lsn: m.lsn, place: m.place };
         Ok(mapped.into_iter().map(version).collect())
-    }
-
-    /// About how many entries each shard below `count` got on `path` since it was last written into a checkpoint there.
-    pub fn fresh_entries(&self, path: &Path, count: u64) -> Result<BTreeMap<u64, Fresh>> {
-        let mut shards: BTreeMap<u64, Fresh> = BTreeMap::new();
-        for checkpoint in self.checkpoints().iter().filter(|c| path.passes(c.item.lsn.0)) {
-            for shard in checkpoint.shards().filter(|&shard| checkpoint.has(shard)) {
-                let known = Fresh { since: checkpoint.item.lsn.0, known: checkpoint.entries(shard), entries: 0.0 };
-                shards.insert(shard, known);
-            }
-        }
-        for segment in self.sealed().iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
-            segment.spans(&self.files, &mut |start, end, entries| {
-                let (first, last) = (start / SHARD_SECTORS, ((end - 1) / SHARD_SECTORS).min(count - 1));
-                for shard in first..=last {
-                    let fresh = shards.entry(shard).or_default();
-                    if segment.item.first_lsn.0 > fresh.since {
-                        fresh.entries += entries.in_shard(shard, start, end);
-                    }
-                }
-            })?;
-        }
-        Ok(shards)
     }
 
     fn paint(&self, leaf: &mut Leaf, number: u64, mut versions: Vec<Version>, shown_max: u64) {
