@@ -429,9 +429,8 @@ impl Index {
         let (key, published, moves, shown_max, replacements) = state;
         frozen.iter().for_each(|table| table.collect((start, end), &path, &mut versions));
         self.collect_sealed(&sealed, (start, end), &path, &mut versions)?;
-        let mut leaf = Leaf::default();
+        let mut leaf = self.paint(number, versions, shown_max);
         leaf.checked = replacements;
-        self.paint(&mut leaf, number, versions, shown_max);
         self.settle(&mut leaf, number, &sealed)?;
         let mut inner = self.inner.lock();
         if inner.shown_max != shown_max || (at == At::Live && (inner.moves != moves || inner.live_key != key)) {
@@ -440,7 +439,7 @@ impl Index {
         if at == At::Live {
             let mut newer = Vec::new();
             inner.active.collect((start, end), &path.above(published), &mut newer);
-            self.paint(&mut leaf, number, newer, shown_max);
+            self.overlay_all(&mut leaf, number, newer, shown_max);
         }
         leaf.shrink();
         leaf.mapped(number, first, last, |segment| self.first_lsn(segment), out);
@@ -591,9 +590,11 @@ impl Index {
 
     fn flatten(&self, shard: u64, mut versions: Vec<Version>, sealed: &SealedSet) -> Result<Vec<Version>> {
         versions.sort_unstable_by_key(|v| v.lsn);
-        let mut leaves = BTreeMap::new();
-        checkpoint::lay(&mut leaves, shard, &versions, |segment| self.first_lsn(segment));
-        self.map_of(leaves, sealed)
+        let by_leaf = checkpoint::by_leaf(shard, &versions);
+        let paint = |(number, versions): (u64, Vec<Version>)| {
+            (number, Leaf::paint(number, &versions, |version| self.segment_lsn(version)))
+        };
+        self.map_of(by_leaf.into_iter().map(paint).collect(), sealed)
     }
 
     fn map_of(&self, leaves: BTreeMap<u64, Leaf>, sealed: &SealedSet) -> Result<Vec<Version>> {
@@ -607,17 +608,20 @@ impl Index {
         Ok(mapped.into_iter().map(version).collect())
     }
 
-    fn paint(&self, leaf: &mut Leaf, number: u64, mut versions: Vec<Version>, shown_max: u64) {
-        versions.sort_unstable_by_key(|v| v.lsn);
-        for mut version in versions {
-            if version.lsn > shown_max {
-                version.place = Place::Damaged;
-            }
-            let segment_lsn = match version.place {
-                Place::Data { segment, .. } => self.first_lsn(segment),
-                _ => 0,
-            };
-            leaf.overlay(number, &version, segment_lsn);
+    fn paint(&self, number: u64, mut versions: Vec<Version>, shown_max: u64) -> Leaf {
+        sort_and_hide(&mut versions, shown_max);
+        Leaf::paint(number, &versions, |version| self.segment_lsn(version))
+    }
+
+    fn overlay_all(&self, leaf: &mut Leaf, number: u64, mut versions: Vec<Version>, shown_max: u64) {
+        sort_and_hide(&mut versions, shown_max);
+        versions.iter().for_each(|version| leaf.overlay(number, version, self.segment_lsn(version)));
+    }
+
+    fn segment_lsn(&self, version: &Version) -> u64 {
+        match version.place {
+            Place::Data { segment, .. } => self.first_lsn(segment),
+            _ => 0,
         }
     }
 
@@ -631,6 +635,12 @@ impl Index {
             inner.leaf_bytes -= leaf.bytes();
         }
     }
+}
+
+/// In the order of LSNs; what a failed sync may have lost is damage.
+fn sort_and_hide(versions: &mut [Version], shown_max: u64) {
+    versions.sort_unstable_by_key(|v| v.lsn);
+    versions.iter_mut().filter(|v| v.lsn > shown_max).for_each(|v| v.place = Place::Damaged);
 }
 
 fn shard_range(shard: u64) -> (u64, u64) {
