@@ -76,7 +76,7 @@ pub struct Volume {
     pub(crate) index_waits: AtomicU64,
     pub(crate) background: Background,
     /// Of compaction: when it last gave way, and the next LSN then.
-    pub(crate) pace: Mutex<(u64, u64)>,
+    pub(crate) pace: Mutex<(Option<std::time::Instant>, u64)>,
     pub(crate) maintenance: Mutex<()>,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
     pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -357,7 +357,7 @@ impl Found {
             checkpoints_looked: Mutex::default(),
             index_waits: AtomicU64::new(u64::MAX),
             background: Background::default(),
-            pace: Mutex::new((0, 0)),
+            pace: Mutex::new((None, 0)),
             maintenance: Mutex::new(()),
             maintenance_wake: Arc::default(),
             maintenance_thread: Mutex::new(None),
