@@ -139,10 +139,7 @@ impl Volume {
             return Ok(());
         }
         let result = match self.writer.lock().as_mut() {
-            Some(writer) if writer.has_news(self.durability.record()) => {
-                let next = self.ring.published() + 1;
-                self.append_empty(writer, next.max(writer.previous_lsn + 1))
-            }
+            Some(writer) if writer.has_news(self.durability.record()) => self.append_empty(writer),
             _ => Ok(()),
         };
         self.ring.finish(0, Vec::new());
@@ -180,7 +177,7 @@ impl Volume {
     /// Nothing is owed to the active segment any more.
     fn leave_writer(&self, writer: &mut Writer) -> Result<Ended> {
         if writer.has_news(self.durability.record()) {
-            self.append_empty(writer, self.ring.published() + 1)?;
+            self.append_empty(writer)?;
         }
         writer.scrub()?;
         Ended::of(&*self.storage, writer)

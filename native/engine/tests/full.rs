@@ -208,6 +208,10 @@ fn holds(volume: &Arc<Volume>, blocks: u64) {
     }
 }
 
+fn is_whole(volume: &Volume) {
+    assert_eq!(volume.verify(&mut |_, _| Ok(())).unwrap(), []);
+}
+
 /// Writes blocks in a thread until told to stop; says which are done.
 fn writer(volume: &Arc<Volume>, blocks: std::ops::Range<u64>) -> mpsc::Receiver<cdp_engine::Result<u64>> {
     let (say, heard) = mpsc::channel();
@@ -361,6 +365,7 @@ fn a_full_disk_makes_writes_wait_until_it_has_room() {
     holds(&volume, 600);
     until(&volume, "over", |space| !space.disk_full && !space.stalled);
     volume.close().unwrap();
+    is_whole(&volume);
     assert!(volume.faults().is_empty(), "{:?}", volume.faults());
     drop(volume);
     holds(&bench.open(), 600);
@@ -408,6 +413,7 @@ fn a_full_disk_is_closed_and_opened_again() {
         drop(volume);
         let volume = bench.open();
         holds(&volume, blocks);
+        is_whole(&volume);
         assert!(volume.faults().is_empty(), "{:?}", volume.faults());
         let heard = writer(&volume, blocks..blocks + 100);
         until(&volume, "stalled", |space| space.stalled && space.disk_full);
@@ -415,6 +421,7 @@ fn a_full_disk_is_closed_and_opened_again() {
         assert_eq!(heard.iter().map(Result::unwrap).last(), Some(blocks + 99));
         holds(&volume, blocks + 100);
         volume.close().unwrap();
+        is_whole(&volume);
     }
 }
 
