@@ -3,7 +3,8 @@
 Invariants:
 - An origin is used only if it is what the volume's description says: same identity, size and change time, else Invalid until
   `cdp accept-origin` records what it is now.
-- While an origin is open nobody who respects the kernel's claims and locks can write to it: the writer of a volume holds a block device with O_EXCL, and everybody a file
+- While an origin is open nobody who respects the kernel's claims and locks can write to it: the writer of a volume holds a block device with O_EXCL (and with its
+  clones: in one process the claim is shared), and everybody a file
   under a read lock of its open file description (which QEMU respects), an NBD export is at its server's mercy.
 - Bytes are read by native code from the path; only an NBD export is read through here, by `NbdOrigin`.
 """
@@ -14,6 +15,7 @@ import fcntl
 import os
 import stat
 import struct
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,11 +37,48 @@ def is_nbd_uri(text: str) -> bool:
     return text.startswith(NBD_SCHEMES)
 
 
+class _Claims:
+    """Block devices that this process holds with O_EXCL: a volume and its clones share the claim, which the kernel gives once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[int, tuple[int, int]] = {}
+
+    def take(self, path: str) -> int:
+        """A descriptor of the device, under the claim until `let_go`. OSError if somebody else has it."""
+        device = os.stat(path).st_rdev
+        with self._lock:
+            held, users = self._held.get(device, (-1, 0))
+            if not users:
+                held = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_EXCL)
+            self._held[device] = (held, users + 1)
+            # Of the same opening: the claim ends with the last one.
+            return os.dup(held)
+
+    def let_go(self, descriptor: int) -> None:
+        """Closes what `take` gave."""
+        device = os.fstat(descriptor).st_rdev
+        os.close(descriptor)
+        with self._lock:
+            held, users = self._held[device]
+            if users > 1:
+                self._held[device] = (held, users - 1)
+                return
+            del self._held[device]
+            os.close(held)
+
+
+_claims = _Claims()
+
+
 class OpenOrigin:
     """An origin in use: `path` or `reader` is what the native volume takes. Close it after the volume."""
 
-    def __init__(self, found: Origin, descriptor: int | None, reader: NbdOrigin | None) -> None:
+    def __init__(
+        self, found: Origin, descriptor: int | None, reader: NbdOrigin | None, *, claimed: bool = False
+    ) -> None:
         self.found = found
+        self._claimed = claimed
         self._descriptor = descriptor
         self.reader: _native.OriginReader | None = reader
         self._nbd = reader
@@ -51,7 +90,7 @@ class OpenOrigin:
     def close(self) -> None:
         """Gives the origin back. Idempotent."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            (_claims.let_go if self._claimed else os.close)(self._descriptor)
             self._descriptor = None
         if self._nbd is not None:
             self._nbd.close()
@@ -71,14 +110,14 @@ def open_origin(text: str, *, claim: bool = True) -> OpenOrigin:
         if not stat.S_ISBLK(kind) and not stat.S_ISREG(kind):
             raise Invalid(f"the origin {path} is neither a file nor a block device")
         is_device = stat.S_ISBLK(kind)
-        claiming = os.O_EXCL if is_device and claim else 0
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | claiming)
+        claimed = is_device and claim
+        descriptor = _claims.take(path) if claimed else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if not is_device:
                 _lock_for_reading(descriptor, path)
-            return OpenOrigin(_describe(descriptor, path), descriptor, None)
+            return OpenOrigin(_describe(descriptor, path), descriptor, None, claimed=claimed)
         except BaseException:
-            os.close(descriptor)
+            (_claims.let_go if claimed else os.close)(descriptor)
             raise
 
 

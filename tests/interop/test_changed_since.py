@@ -116,18 +116,60 @@ def test_every_client_lists_what_cdp_diff_lists(served: Daemon, disk: str, qemu:
         assert by_qemu(qemu, served, f"{disk}@{second}", since) == by_diff(served, disk, since, second)
 
 
-def test_nothing_that_differs_is_left_out(served: Daemon, disk: str, history: list[str]) -> None:
-    states = {}
-    for when in history:
-        client = opened(served, f"{disk}@{when}")
-        states[when] = client.pread(DISK_BYTES, 0)
-        client.shutdown()
-    for since in history:
-        for until in history:
+def state(served: Daemon, export: str) -> bytes:
+    client = opened(served, export)
+    found: bytes = client.pread(DISK_BYTES, 0)
+    client.shutdown()
+    return found
+
+
+def assert_nothing_is_left_out(served: Daemon, disk: str, points: list[str]) -> None:
+    """Between any two of the points (`WHEN` or `VOLUME@WHEN`), the extents turn the one state into the other."""
+    states = {point: state(served, point if "@" in point else f"{disk}@{point}") for point in points}
+    for since in points:
+        for until in points:
             rebuilt = bytearray(states[since])
             for offset, length in by_diff(served, disk, since, until):
                 rebuilt[offset : offset + length] = states[until][offset : offset + length]
             assert rebuilt == states[until], f"{since} to {until}"
+
+
+def test_nothing_that_differs_is_left_out(served: Daemon, disk: str, history: list[str]) -> None:
+    assert_nothing_is_left_out(served, disk, history)
+
+
+def test_across_rollbacks(served: Daemon, disk: str, qemu: Qemu, history: list[str]) -> None:
+    first, second, third, *_, last = history
+    served.cdp("rollback", disk, "--to", second)
+    back = latest(served, disk)
+    assert by_command(served, disk, second, back) == []
+    assert by_diff(served, disk, last, back) == by_diff(served, disk, second, last), "what the rollback left behind"
+    qemu.io(served.uri(disk), ["write -P 9 30M 4k", "flush"])
+    beyond = latest(served, disk)
+    served.cdp("rollback", disk, "--to", last)
+    after = latest(served, disk)
+    assert by_diff(served, disk, last, after) == []
+    for since in (first, third, back, beyond):
+        expected = by_diff(served, disk, since, after)
+        assert by_nbdinfo(served, disk, since) == by_qemu(qemu, served, disk, since) == expected
+    assert_nothing_is_left_out(served, disk, [*history, back, beyond, after])
+
+
+def test_between_a_clone_and_its_parent(served: Daemon, disk: str, qemu: Qemu, history: list[str]) -> None:
+    first, second, third, *_, last = history
+    clone = f"{disk}-clone"
+    served.cdp("clone", f"{disk}@{third}", clone)
+    assert by_command(served, clone, f"{disk}@{third}", "latest") == []
+    assert by_diff(served, clone, f"{disk}@{second}", third) == by_diff(served, disk, second, third)
+    qemu.io(served.uri(clone), ["write -P 10 25M 4k", "flush"])
+    qemu.io(served.uri(disk), ["write -P 11 14M 8k", "flush"])
+    apart = united(sorted([*by_diff(served, disk, third, "latest"), (25 << 20, 4096)]))
+    for export, since in ((clone, f"{disk}@latest"), (disk, f"{clone}@latest")):
+        assert by_diff(served, export, since, "latest") == apart
+        assert by_nbdinfo(served, export, since) == by_qemu(qemu, served, export, since) == apart
+    assert by_nbdinfo(served, clone, "oldest") == [(25 << 20, 4096)], "since it was made"
+    ends = [latest(served, disk), f"{clone}@latest"]
+    assert_nothing_is_left_out(served, disk, [first, second, third, last, *ends])
 
 
 def test_other_ways_to_say_when(served: Daemon, disk: str, history: list[str]) -> None:

@@ -101,18 +101,23 @@ class _CannotMount(Exception):
 
 
 def _mount(uri: str, scratch: Path, cleanup: contextlib.ExitStack) -> MountedDisk:
-    fuse, folder = scratch / "fuse", scratch / "mnt"
-    fuse.mkdir()
-    folder.mkdir()
     try:
-        _start_nbdfuse(fuse, uri, cleanup)
-        loop = run("losetup", "--find", "--show", "--direct-io=on", fuse / "disk").stdout.strip()
-        cleanup.callback(run, "losetup", "--detach", loop)
-        run("mount", "-t", "ext4", loop, folder)
-        cleanup.callback(run, "umount", folder)
+        return MountedDisk(mounted(uri, scratch, cleanup))
     except (ProgramFailed, OSError) as refused:
         raise _CannotMount(str(refused).splitlines()[0]) from refused
-    return MountedDisk(folder)
+
+
+def mounted(uri: str, scratch: Path, cleanup: contextlib.ExitStack) -> Path:
+    """The folder where the ext4 on an export is mounted, until `cleanup`. `scratch` may be there already. ProgramFailed or OSError if the machine refuses."""
+    fuse, folder = scratch / "fuse", scratch / "mnt"
+    fuse.mkdir(parents=True)
+    folder.mkdir()
+    _start_nbdfuse(fuse, uri, cleanup)
+    loop = run("losetup", "--find", "--show", "--direct-io=on", fuse / "disk").stdout.strip()
+    cleanup.callback(run, "losetup", "--detach", loop)
+    run("mount", "-t", "ext4", loop, folder)
+    cleanup.callback(run, "umount", folder)
+    return folder
 
 
 def _start_nbdfuse(fuse: Path, uri: str, cleanup: contextlib.ExitStack) -> None:

@@ -62,7 +62,7 @@ impl View {
     /// What differs between this view and another of the same volume, or of one that shares history with it, inside `offset..offset + bytes`: whole sectors, cut at the
     /// range's ends, ascending, neighbours merged. At most `most` (at least 1), each whole: fewer are all. What lies beyond the end of one of the two is changed.
     ///
-    /// Costs index blocks of the range in the segments behind the joint, up to the answer's end; memory of one block a segment and 16 bytes for each entry that is not sealed.
+    /// Costs index blocks of the range in the merged runs and segments behind the joint, up to the answer's end; memory of one block of each and 16 bytes for each entry that is not sealed.
     /// Invalid for volumes that have no history in common.
     pub fn changed(&self, since: &View, offset: u64, bytes: u64, most: usize) -> Result<Vec<Change>> {
         self.check(offset, bytes)?;

@@ -1,11 +1,12 @@
 //! Writing checkpoints: which shards, when, and how a crash finds either all of it or nothing.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::index::checkpoint::{self, Builder, Checkpoint, SHARD_SECTORS};
 use crate::index::files::Named;
-use crate::index::map::At;
+use crate::index::map::{At, Fresh};
 use crate::journal::manifest::{CheckpointItem, Edit, StateItem};
 use crate::path::Path;
 use crate::units::Lsn;
@@ -13,6 +14,9 @@ use crate::volume::Volume;
 
 /// A checkpoint is closed when it has this many bytes; other shards wait until something touches them again.
 const BYTES_MAX: usize = 64 << 20;
+
+/// A checkpoint below the horizon of which less than one in so many entries is in use is not kept for them.
+const LITTLE: u64 = 4;
 
 impl Volume {
     /// Writes a checkpoint if enough segments were sealed since the last one. On an error nothing has changed.
@@ -58,10 +62,20 @@ impl Volume {
         self.write_checkpoint(item, &bytes)
     }
 
-    /// Shards that got about as many entries since they were last written as they have, or were never written.
+    /// Shards that got about as many entries since they were last written as they have, or were never written; and what keeps an old checkpoint of which little is
+    /// in use.
     fn shards_due(&self, path: &Path) -> Result<Vec<u64>> {
-        let fresh = self.index.fresh_entries(path, self.facts.sectors.div_ceil(SHARD_SECTORS))?;
-        Ok(fresh.into_iter().filter(|(_, fresh)| fresh.entries >= fresh.known as f64).map(|(shard, _)| shard).collect())
+        let rows = self.index.fresh_entries(path, self.facts.sectors.div_ceil(SHARD_SECTORS))?;
+        let mut used: HashMap<u64, u64> = HashMap::new();
+        rows.values().for_each(|row| *used.entry(row.since).or_default() += row.known);
+        let horizon = self.reachable().0.lsn.0;
+        let checkpoints = self.index.checkpoints();
+        let little = |c: &&Arc<Checkpoint>| {
+            c.item.lsn.0 <= horizon && used.get(&c.item.lsn.0).is_some_and(|used| used * LITTLE < c.all_entries())
+        };
+        let old: HashSet<u64> = checkpoints.iter().filter(little).map(|c| c.item.lsn.0).collect();
+        let due = |row: &Fresh| (row.entries > 0.0 && row.entries >= row.known as f64) || old.contains(&row.since);
+        Ok(rows.into_iter().filter(|(_, row)| due(row)).map(|(shard, _)| shard).collect())
     }
 
     fn write_checkpoint(&self, item: CheckpointItem, bytes: &[u8]) -> Result<()> {

@@ -26,6 +26,7 @@ mod opening;
 pub mod options;
 pub mod origin;
 pub mod path;
+mod prune;
 pub mod reach;
 mod read;
 mod request;

@@ -67,6 +67,7 @@ impl Volume {
     /// Keeps lookups short. The checkpoint first: it reads what a merge would mix with what lies before.
     fn tend_index(&self) -> Result<()> {
         self.checkpoint_if_due()?;
+        self.drop_old_checkpoints()?;
         self.merge_if_due()
     }
 

@@ -24,6 +24,7 @@ use crate::maintain;
 use crate::opening;
 use crate::options::Options;
 use crate::origin::Origin;
+use crate::prune::Looked;
 use crate::reach::Reach;
 use crate::request::{check_range, Request};
 use crate::ring::{Admission, Ring};
@@ -70,6 +71,7 @@ pub struct Volume {
     /// The next ids of segments, checkpoints and runs when it was opened: files from there on may be in the making.
     pub(crate) opening_ids: [u32; 3],
     pub(crate) compaction: Mutex<()>,
+    pub(crate) checkpoints_looked: Mutex<Looked>,
     pub(crate) background: Background,
     /// Of compaction: when it last gave way, and the next LSN then.
     pub(crate) pace: Mutex<(u64, u64)>,
@@ -350,6 +352,7 @@ impl Found {
             controls: Mutex::new(self.controls),
             opening_ids,
             compaction: Mutex::new(()),
+            checkpoints_looked: Mutex::default(),
             background: Background::default(),
             pace: Mutex::new((0, 0)),
             maintenance: Mutex::new(()),

@@ -1,19 +1,21 @@
 //! What differs between two instants, against a list of records and a set of LSNs for each instant: across rollbacks, rolls of segments, stops and kills.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use cdp_engine::storage::Disk;
-use cdp_engine::{Change, Lsn, Maintenance, Options, Stamp, View, Volume, Zeroing};
+use cdp_engine::{Change, Fork, Lsn, Maintenance, Options, Stamp, View, Volume, Zeroing};
 
 const SIZE: u64 = 40 << 30;
 
 #[derive(Default)]
 struct Model {
     seed: u64,
-    /// (LSN, first byte, end), in bytes as they were asked for.
+    /// Which volume of a family this is: stands above the LSN in the names of its records.
+    member: u64,
+    /// (name, first byte, end), in bytes as they were asked for.
     records: Vec<(u64, u64, u64)>,
     live: BTreeSet<u64>,
     /// (LSN, what its state is made of).
@@ -45,8 +47,9 @@ impl Model {
         };
         let lsn = lsn.unwrap();
         volume.commit(lsn).unwrap();
-        self.records.push((lsn.0, offset, offset + bytes));
-        self.live.insert(lsn.0);
+        let name = self.member << 48 | lsn.0;
+        self.records.push((name, offset, offset + bytes));
+        self.live.insert(name);
         if self.random(6) == 0 {
             self.instants.push((lsn, self.live.clone()));
         }
@@ -88,7 +91,7 @@ impl Model {
         let mut ranges: Vec<(u64, u64)> = self
             .records
             .iter()
-            .filter(|(lsn, ..)| differing.contains(lsn))
+            .filter(|(name, ..)| differing.contains(name))
             .map(|&(_, from, to)| ((from & !511).max(offset), to.next_multiple_of(512).min(end)))
             .filter(|(from, to)| from < to)
             .collect();
@@ -131,7 +134,7 @@ impl Model {
 }
 
 fn options(maintenance: Maintenance) -> Options {
-    Options { segment_entries: 40, checkpoint_segments: 2, maintenance, ..Options::default() }
+    Options { segment_entries: 40, checkpoint_segments: 2, merge_fan: 2, maintenance, ..Options::default() }
 }
 
 fn open(folder: &Path, maintenance: Maintenance) -> Arc<Volume> {
@@ -178,10 +181,11 @@ fn changes_are_those_of_the_records_on_one_path_alone() {
     assert!(compacted + run(99, Maintenance::Thread) > 20, "compaction had little to do: {compacted}");
 }
 
-/// A volume with a hot block in the middle, `segments` sealed segments, and what is not sealed.
-fn hot(folder: &Path, writes: u64) -> Arc<Volume> {
-    Volume::create(Arc::new(Disk::new(folder).unwrap()), [7; 16], SIZE, Stamp(1)).unwrap();
-    let volume = open(folder, Maintenance::Inline);
+/// A volume with three blocks in the middle that are written again and again.
+fn hot(folder: &Path, writes: u64, options: Options) -> Arc<Volume> {
+    let disk = Arc::new(Disk::new(folder).unwrap());
+    Volume::create(disk.clone(), [7; 16], SIZE, Stamp(1)).unwrap();
+    let volume = Volume::open(disk, None, options).unwrap();
     for n in 0..writes {
         let lsn = volume.write(SIZE / 2 + n % 3 * 8192, &[n as u8; 4096]).unwrap();
         volume.commit(lsn).unwrap();
@@ -189,39 +193,63 @@ fn hot(folder: &Path, writes: u64) -> Arc<Volume> {
     volume
 }
 
+/// The paths of a volume's files with this prefix, ascending.
+fn files(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> =
+        names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix)).collect();
+    found.sort();
+    found
+}
+
+fn flip(path: &Path, at: impl Fn(&[u8]) -> usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = at(&bytes);
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
 #[test]
 fn a_damaged_footer_is_rebuilt_and_the_answer_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let volume = hot(folder.path(), 200);
+    let alone = || Options { merge_fan: 1000, ..options(Maintenance::Inline) };
+    let reopened = || Volume::open(Arc::new(Disk::new(folder.path()).unwrap()), None, alone()).unwrap();
+    let volume = hot(folder.path(), 200, alone());
     let expected = volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
     assert_eq!(expected.len(), 3);
     volume.close().unwrap();
     drop(volume);
-    let mut segments: Vec<_> = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("segment-"))
-        .collect();
-    segments.sort();
-    let mut bytes = std::fs::read(&segments[1]).unwrap();
-    // The first index block stands behind the batches: the one with narrow entries begins the footer.
-    let footer = u64::from_le_bytes(bytes[bytes.len() - 80..bytes.len() - 72].try_into().unwrap()) as usize;
-    bytes[footer + 30] ^= 1;
-    std::fs::write(&segments[1], bytes).unwrap();
-    let volume = open(folder.path(), Maintenance::Inline);
+    let segment = files(folder.path(), "segment-").remove(1);
+    // An entry of the first index block, which is where the trailer says.
+    flip(&segment, |b| u64::from_le_bytes(b[b.len() - 80..b.len() - 72].try_into().unwrap()) as usize + 30);
+    let volume = reopened();
     assert_eq!(volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap(), expected);
     assert!(volume.faults().iter().any(|fault| fault.contains("footer")), "{:?}", volume.faults());
     drop(volume);
-    std::fs::remove_file(&segments[1]).unwrap();
-    let volume = open(folder.path(), Maintenance::Inline);
-    let unknown = volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
+    std::fs::remove_file(&segment).unwrap();
+    let unknown = reopened().changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
     assert_eq!(unknown, [Change { offset: 0, bytes: SIZE }], "what is not known is changed");
+}
+
+#[test]
+fn a_damaged_run_is_passed_over_and_the_answer_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = hot(folder.path(), 200, options(Maintenance::Inline));
+    let expected = volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap();
+    volume.close().unwrap();
+    drop(volume);
+    let runs = files(folder.path(), "run-");
+    assert!(!runs.is_empty());
+    runs.iter().for_each(|run| flip(run, |_| 4096 + 30));
+    let volume = open(folder.path(), Maintenance::Inline);
+    assert_eq!(volume.changed(Lsn(10), None, 0, SIZE, usize::MAX).unwrap(), expected);
+    assert!(volume.faults().iter().any(|fault| fault.contains("run-")), "{:?}", volume.faults());
 }
 
 #[test]
 fn an_instant_that_cannot_be_reached_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let volume = hot(folder.path(), 100);
+    let volume = hot(folder.path(), 100, options(Maintenance::Inline));
     volume.flush().unwrap();
     let held = volume.view(Lsn(20)).unwrap();
     volume.retain(Lsn(50), &[Lsn(30)]).unwrap();
@@ -238,7 +266,7 @@ fn an_instant_that_cannot_be_reached_is_refused() {
 #[test]
 fn answers_stay_while_compaction_takes_the_files_away() {
     let folder = tempfile::tempdir().unwrap();
-    let volume = hot(folder.path(), 400);
+    let volume = hot(folder.path(), 400, options(Maintenance::Inline));
     let (since, view) = (volume.view(Lsn(100)).unwrap(), volume.view(Lsn(300)).unwrap());
     let expected = view.changed(&since, 0, SIZE, usize::MAX).unwrap();
     assert_eq!(expected.len(), 3);
@@ -262,4 +290,64 @@ fn answers_stay_while_compaction_takes_the_files_away() {
             assert_eq!(live[live.len() - 3..], expected, "what was written elsewhere comes before");
         }
     });
+}
+
+/// A clone of any instant, with a model that knows nothing but that instant.
+fn clone_of(parent: &mut Model, volume: &Arc<Volume>, from: &Path, to: &Path, member: u64) -> (Arc<Volume>, Model) {
+    let (base, state) = parent.any();
+    let target = Arc::new(Disk::new(to).unwrap());
+    let link = |name: &str| std::fs::hard_link(from.join(name), to.join(name));
+    let fork = Fork { id: [member as u8; 16], created: Stamp(2), target, link: &link };
+    volume.fork(base, &fork).unwrap();
+    let seed = parent.random(1 << 30);
+    let instants = vec![(base, state.clone())];
+    (open(to, Maintenance::Inline), Model { seed, member, live: state, instants, ..Model::default() })
+}
+
+#[test]
+fn clones_and_parents_differ_by_what_each_wrote_since_they_parted() {
+    let folders: Vec<_> = (0..6).map(|_| tempfile::tempdir().unwrap()).collect();
+    let folder = |member: usize| folders[member].path();
+    Volume::create(Arc::new(Disk::new(folder(0)).unwrap()), [100; 16], SIZE, Stamp(1)).unwrap();
+    let model = Model { seed: 5, member: 100, instants: vec![(Lsn::ZERO, BTreeSet::new())], ..Model::default() };
+    let mut family = vec![(open(folder(0), Maintenance::Inline), model)];
+    let mut chance = Model { seed: 77, ..Model::default() };
+    for member in 1..6 {
+        // The first two are twins: clones of the newest instant, whose own LSNs go on where the parent's do.
+        let twin = member <= 2;
+        for (volume, model) in family.iter_mut().filter(|_| member != 2) {
+            for _ in 0..50 {
+                model.step(volume);
+                if model.random(10) == 0 {
+                    model.roll_back(volume);
+                }
+            }
+            if model.random(2) == 0 {
+                model.retain(volume);
+            }
+        }
+        let parent = if twin { 0 } else { chance.random(family.len() as u64) as usize };
+        let (volume, model) = &mut family[parent];
+        if twin {
+            model.instants = vec![(volume.latest().0, model.live.clone())];
+        }
+        let clone = clone_of(model, volume, folder(parent), folder(member), 100 + member as u64);
+        family.push(clone);
+        let mut all = Model { seed: 9, ..Model::default() };
+        all.records = family.iter().flat_map(|(_, model)| model.records.clone()).collect();
+        for _ in 0..40 {
+            let pair = [(); 2].map(|()| chance.random(family.len() as u64) as usize);
+            let [(one, before), (other, after)] = pair.map(|at| {
+                let (lsn, state) = family[at].1.any();
+                (family[at].0.view(lsn).unwrap(), state)
+            });
+            all.check_between(&other, &after, &one, &before);
+            let live = family[pair[1]].1.live.clone();
+            all.check_between(&family[pair[1]].0.live(), &live, &one, &before);
+        }
+    }
+    let stranger = tempfile::tempdir().unwrap();
+    let stranger = hot(stranger.path(), 1, options(Maintenance::Inline));
+    let refused = stranger.live().changed(&family[1].0.live(), 0, SIZE, 1).unwrap_err();
+    assert_eq!(refused.kind, cdp_engine::Kind::Invalid, "{}", refused.message);
 }

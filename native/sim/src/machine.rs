@@ -255,6 +255,7 @@ impl World {
     }
 
     pub(crate) fn used(&self) -> u64 {
-        self.folder.names().values().map(|id| (self.files[id].len() as u64).div_ceil(PAGE) * PAGE).sum()
+        let files: std::collections::BTreeSet<&FileId> = self.folder.names().values().collect();
+        files.into_iter().map(|id| (self.files[id].len() as u64).div_ceil(PAGE) * PAGE).sum()
     }
 }

@@ -63,6 +63,16 @@ impl Process {
         change(&self.machine, self.number, op, name)
     }
 
+    /// Gives a file one more name.
+    pub fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let (mut world, verdict) = self.change(Op::Create, to)?;
+        let id = world.folder.get(from).ok_or_else(not_found)?;
+        if world.folder.get(to).is_some() {
+            return Err(io::Error::from_raw_os_error(EEXIST));
+        }
+        verdict.apply(|| world.folder.create(to, id))
+    }
+
     fn file(&self, id: FileId, name: &str, writable: bool) -> Arc<dyn File> {
         Arc::new(OpenFile { machine: self.machine.clone(), process: self.number, id, name: name.into(), writable })
     }
@@ -105,7 +115,8 @@ impl Storage for Process {
 
     fn links(&self, name: &str) -> io::Result<u64> {
         let world = self.look(Op::Open)?;
-        world.folder.get(name).map(|_| 1).ok_or_else(not_found)
+        let id = world.folder.get(name).ok_or_else(not_found)?;
+        Ok(world.folder.names().values().filter(|&&other| other == id).count() as u64)
     }
 
     fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {

@@ -225,6 +225,11 @@ impl Checkpoint {
         self.rows.get(&shard).map_or(0, |(row, _)| row.entries)
     }
 
+    /// Entries of all shards.
+    pub fn all_entries(&self) -> u64 {
+        self.rows.values().map(|(row, _)| row.entries).sum()
+    }
+
     /// Appends what overlaps `range`, inside one shard. Err if it cannot be used, with a sentence if somebody should hear of it; one that is damaged is
     /// not asked again.
     pub fn collect(

@@ -86,6 +86,7 @@ pub struct Tables {
     pub active: u32,
     pub frozen: Vec<Arc<Memtable>>,
     pub sealed: Arc<SealedSet>,
+    pub runs: Arc<Vec<Arc<Merged>>>,
 }
 
 impl Tables {
@@ -115,7 +116,7 @@ pub struct Index {
     cache_bytes: usize,
     looks: AtomicU64,
     places: AtomicU64,
-    faults: Faults,
+    pub(super) faults: Faults,
 }
 
 /// What memory the caches hold, and what looks past them cost.
@@ -205,6 +206,7 @@ impl Index {
             active: inner.active.segment,
             frozen: inner.frozen.clone(),
             sealed: inner.sealed.clone(),
+            runs: inner.runs.clone(),
         }
     }
 
@@ -590,7 +592,7 @@ impl Index {
         Ok(mapped.into_iter().map(version).collect())
     }
 
-    /// About how many entries each shard below `count` got on `path` since it was last written into a checkpoint there; no row for those without any.
+    /// About how many entries each shard below `count` got on `path` since it was last written into a checkpoint there.
     pub fn fresh_entries(&self, path: &Path, count: u64) -> Result<BTreeMap<u64, Fresh>> {
         let mut shards: BTreeMap<u64, Fresh> = BTreeMap::new();
         for checkpoint in self.checkpoints().iter().filter(|c| path.passes(c.item.lsn.0)) {
@@ -610,7 +612,6 @@ impl Index {
                 }
             })?;
         }
-        shards.retain(|_, fresh| fresh.entries > 0.0);
         Ok(shards)
     }
 

@@ -286,7 +286,7 @@ impl Merged {
     }
 
     /// Its blocks that may hold something of `range`, ascending.
-    fn near(&self, files: &Files, (start, end): (u64, u64)) -> Result<(Arc<Top>, Vec<u64>)> {
+    pub fn near(&self, files: &Files, (start, end): (u64, u64)) -> Result<(Arc<Top>, Vec<u64>)> {
         let top = self.top(files)?;
         let mut blocks = Vec::new();
         for (part, _) in (0..).zip(&top.parts).filter(|(_, span)| span.0 < end && start < span.1) {
@@ -295,6 +295,14 @@ impl Merged {
             blocks.extend(near.map(|(block, _)| block));
         }
         Ok((top, blocks))
+    }
+
+    /// One of its blocks.
+    pub fn read_block(&self, files: &Files, top: &Top, block: u64) -> Result<Vec<Version>> {
+        let mut versions = Vec::new();
+        let key = (self.item.nonce, &top.segments[..]);
+        run::read_blocks(&*self.file(files)?, PAGE, &[block], key, &mut |read| versions = read)?;
+        Ok(versions)
     }
 
     /// Its versions in order: of narrow or of wide blocks.

@@ -165,14 +165,7 @@ impl Sealed {
     ) -> Result<()> {
         match &*self.source(files)? {
             Source::Disk(run) => {
-                let file = match files.get(self.item.id.0) {
-                    Err(e) if e.kind == Kind::Corrupt => {
-                        self.distrust(files, &e.message);
-                        return self.stream(files, range, path, out);
-                    }
-                    other => other?,
-                };
-                let walk = |blocks| Spans::of_blocks(self.clone(), run.clone(), file.clone(), blocks, range, path);
+                let walk = |blocks| Spans::of_segment(self.clone(), run.clone(), blocks, range, path);
                 out.extend(run.blocks_near(range).into_iter().filter(|blocks| !blocks.is_empty()).map(walk));
             }
             Source::Memory(table) => {

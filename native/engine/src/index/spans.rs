@@ -1,18 +1,18 @@
 //! What versions cover, in the order of sectors: for who asks where something was written, not what.
 //!
-//! Invariants: a stream ascends by start and stays inside its range; of a segment one index block at a time is in memory. Streams that were made of one
-//! [`Tables`] are of one moment: a segment that compaction takes away meanwhile is either read to its end, or says Gone.
+//! Invariants: a stream ascends by start and stays inside its range; of a segment, or of a merged run in the place of many, one index block at a time is in memory. Streams that were made of one
+//! [`Tables`] are of one moment: a segment that compaction takes away meanwhile says Gone.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::map::{Index, Tables};
+use super::merged::{Merged, Top};
 use super::run::Run;
 use super::sealed::Sealed;
 use super::{Version, LEAF_SECTORS};
 use crate::error::{Error, Kind, Result};
 use crate::path::Path;
-use crate::storage::File;
 
 /// Ranges of at most this many leaves ask the active memtable leaf by leaf; longer ones pass over its entries.
 const LEAVES_ASKED_MAX: u64 = 16;
@@ -25,14 +25,41 @@ pub struct Spans {
     walk: Option<Walk>,
 }
 
-/// The blocks of a run that are still to come.
+/// The index blocks that are still to come, ascending by start.
 struct Walk {
-    sealed: Arc<Sealed>,
-    run: Arc<Run>,
-    file: Arc<dyn File>,
-    blocks: Range<usize>,
+    blocks: Blocks,
     range: (u64, u64),
     path: Path,
+}
+
+enum Blocks {
+    Segment(Arc<Sealed>, Arc<Run>, Range<usize>),
+    Merged(Arc<Merged>, Arc<Top>, std::vec::IntoIter<u64>),
+}
+
+impl Blocks {
+    /// The versions of the next block that reaches into `range`. Gone if the file cannot be used, and others say what it said.
+    fn next(&mut self, index: &Index, range: (u64, u64)) -> Result<Option<Vec<Version>>> {
+        // Files are not kept open: there may be more of them than descriptors.
+        match self {
+            Blocks::Segment(sealed, run, blocks) => {
+                let Some(block) = blocks.find(|&block| run.fences[block].overlaps(range)) else { return Ok(None) };
+                let file = index.files.get(sealed.item.id.0);
+                file.and_then(|file| run.read_block(&*file, block)).map(Some).map_err(|error| {
+                    if error.kind != Kind::Corrupt {
+                        return error;
+                    }
+                    sealed.distrust(&index.files, &error.message);
+                    Error::new(Kind::Gone, error.message)
+                })
+            }
+            Blocks::Merged(merged, top, blocks) => {
+                let Some(block) = blocks.next() else { return Ok(None) };
+                let versions = merged.read_block(&index.files, top, block);
+                versions.map(Some).map_err(|error| index.run_failed(merged, error))
+            }
+        }
+    }
 }
 
 impl Spans {
@@ -42,16 +69,19 @@ impl Spans {
         Spans { ready: merged(spans.into_iter()).into_iter(), walk: None }
     }
 
-    pub fn of_blocks(
+    /// Of blocks of a segment's footer.
+    pub fn of_segment(
         sealed: Arc<Sealed>,
         run: Arc<Run>,
-        file: Arc<dyn File>,
         blocks: Range<usize>,
         range: (u64, u64),
         path: &Path,
     ) -> Spans {
-        let walk = Walk { sealed, run, file, blocks, range, path: path.clone() };
-        Spans { ready: Vec::new().into_iter(), walk: Some(walk) }
+        Spans::of_blocks(Blocks::Segment(sealed, run, blocks), range, path)
+    }
+
+    fn of_blocks(blocks: Blocks, range: (u64, u64), path: &Path) -> Spans {
+        Spans { ready: Vec::new().into_iter(), walk: Some(Walk { blocks, range, path: path.clone() }) }
     }
 
     /// The next one that ends behind `covered`. Gone if the segment must be asked anew.
@@ -60,31 +90,12 @@ impl Spans {
             if let Some(span) = self.ready.find(|span| span.1 > covered) {
                 return Ok(Some(span));
             }
-            let Some(walk) = &mut self.walk else { return Ok(None) };
-            match walk.next_block(index, covered)? {
-                Some(spans) => self.ready = spans.into_iter(),
-                None => return Ok(None),
-            }
+            let Some(Walk { blocks, range: (start, end), path }) = &mut self.walk else { return Ok(None) };
+            let Some(versions) = blocks.next(index, (covered.max(*start), *end))? else { return Ok(None) };
+            let wanted = |v: &&Version| v.overlaps(*start, *end) && path.contains(v.lsn);
+            let clipped = |v: &Version| (v.start.max(*start), v.end().min(*end));
+            self.ready = merged(versions.iter().filter(wanted).map(clipped)).into_iter();
         }
-    }
-}
-
-impl Walk {
-    fn next_block(&mut self, index: &Index, covered: u64) -> Result<Option<Vec<(u64, u64)>>> {
-        let (start, end) = self.range;
-        let rest = (start.max(covered), end);
-        let fences = &self.run.fences;
-        let Some(block) = self.blocks.find(|&block| fences[block].overlaps(rest)) else { return Ok(None) };
-        let versions = match self.run.read_block(&*self.file, block) {
-            Err(e) if e.kind == Kind::Corrupt => {
-                self.sealed.distrust(&index.files, &e.message);
-                return Err(Error::new(Kind::Gone, e.message));
-            }
-            other => other?,
-        };
-        let wanted = |v: &&Version| v.overlaps(start, end) && self.path.contains(v.lsn);
-        let clipped = |v: &Version| (v.start.max(start), v.end().min(end));
-        Ok(Some(merged(versions.iter().filter(wanted).map(clipped))))
     }
 }
 
@@ -109,10 +120,40 @@ impl Index {
             table.covered(0..table.len(), range, path, &mut covered);
         }
         let mut streams = vec![Spans::of(covered)];
-        for sealed in tables.sealed.iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
+        let meets = |s: &&Arc<Sealed>| path.meets(s.item.first_lsn.0, s.item.last_lsn.0);
+        let mut said: Vec<(u64, u64)> = Vec::new();
+        for run in tables.runs.iter().filter(|run| run.is_usable()) {
+            let (first, last) = (run.item.first_lsn.0, run.item.last_lsn.0);
+            let below = tables.sealed.within(first, last);
+            // It has the versions of all of them.
+            if 2 * below.iter().filter(meets).count() > below.len() {
+                self.stream_run(run, range, path, &mut streams)?;
+                said.push((first, last));
+            }
+        }
+        let covered = |s: &Sealed| said.iter().any(|run| run.0 <= s.item.first_lsn.0 && s.item.last_lsn.0 <= run.1);
+        for sealed in tables.sealed.iter().filter(meets).filter(|s| !covered(s)) {
             sealed.stream(&self.files, range, path, &mut streams)?;
         }
         Ok(streams)
+    }
+
+    fn stream_run(&self, run: &Arc<Merged>, range: (u64, u64), path: &Path, out: &mut Vec<Spans>) -> Result<()> {
+        let (top, mut narrow) = run.near(&self.files, range).map_err(|error| self.run_failed(run, error))?;
+        let wide = narrow.split_off(narrow.partition_point(|&block| block < top.shape.narrow));
+        for blocks in [narrow, wide].into_iter().filter(|blocks| !blocks.is_empty()) {
+            out.push(Spans::of_blocks(Blocks::Merged(run.clone(), top.clone(), blocks.into_iter()), range, path));
+        }
+        Ok(())
+    }
+
+    /// Gone if the run is not asked again, else what went wrong.
+    fn run_failed(&self, run: &Merged, error: Error) -> Error {
+        run.fault(&error, &self.files).into_iter().for_each(|sentence| self.faults.note(sentence));
+        if run.is_usable() {
+            return error;
+        }
+        Error::new(Kind::Gone, error.message)
     }
 
     fn covered_by_active(
