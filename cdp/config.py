@@ -29,6 +29,13 @@ def daemon_lock(store: Path) -> Path:
     return store / "daemon.lock"
 
 
+def state_folder() -> Path:
+    """Where commands keep what helps them later and is needed for nothing: cdp in the XDG state folder."""
+    # As below: an empty or relative value counts as none.
+    state = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if state.startswith("/") else Path.home() / ".local/state") / "cdp"
+
+
 def _default() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/cdp")

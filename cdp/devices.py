@@ -42,6 +42,15 @@ def loop_file(device: int) -> Path | None:
     return None
 
 
+def loop_on(path: Path) -> str | None:
+    """A loop device that has the file behind it."""
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            if os.path.samefile(backing.read_text().rstrip("\n"), path):
+                return f"/dev/{backing.parent.parent.name}"
+    return None
+
+
 def _family(device: int) -> set[int]:
     family = {device}
     with suppress(OSError):

@@ -142,8 +142,18 @@ class OpenExport:
         return since
 
     async def instants(self) -> list[str]:
+        return await self._exports.in_thread(self._instants)
+
+    def _instants(self) -> list[str]:
         marks = self._volume.bookmarks()[-INSTANTS_MAX:]
-        return [str(Oldest()), *(str(AtBookmark(mark.name)) for mark in marks)]
+        return [str(Oldest()), *(str(AtBookmark(mark.name)) for mark in marks if self._reaches(mark.lsn))]
+
+    def _reaches(self, lsn: int) -> bool:
+        try:
+            self._volume.native.instant_of_lsn(lsn)
+        except NotFound:
+            return False
+        return True
 
     def enter(self, attach: Callable[[], int]) -> int:
         if self.read_only:

@@ -2,14 +2,14 @@
 
 Invariants:
 - At most IN_FLIGHT writes are under way, so memory is bounded by IN_FLIGHT x CHUNK_BYTES whatever the server does.
-- Every byte of the view's size is written or zeroed: nothing that the export held before shows through.
+- Every byte of the view's size is written, zeroed, or was read and is the same: nothing that the export held before shows through.
 - Requests begin and end at multiples of CHUNK_BYTES, or at the end: no server's minimum block size is violated.
 """
 
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ IN_FLIGHT = 16
 ZERO_BYTES_MAX = 1 << 30
 """A request's length has 32 bits without extended headers."""
 _SECTOR = 512
+_ALLOCATION = "base:allocation"
 FAULTS_MAX = 1000
 """Faults that are remembered one by one."""
 
@@ -48,9 +49,12 @@ class NbdCopy:
         block = handle.get_block_size(nbd.SIZE_MINIMUM) or 1
         if size % block:
             raise Invalid(f"{uri} takes blocks of {block} bytes only, and {size} is no multiple")
+        self._block = max(_SECTOR, block)
 
-    def write(self, view: _native.View, progress: Progress) -> _native.Restored:
-        """The whole view, with zeros where a block is unreadable."""
+    def write(
+        self, view: _native.View, progress: Progress, ranges: Sequence[tuple[int, int]] | None = None
+    ) -> _native.Restored:
+        """The view, or the chunks that `ranges` (start, end) touch, with zeros where a block is unreadable. What the export holds already is not written."""
         done: _native.Restored = {
             "written_bytes": 0,
             "cleared_bytes": 0,
@@ -58,17 +62,18 @@ class NbdCopy:
             "fault_bytes": 0,
             "faults": [],
         }
+        spans = [(0, self._size)] if ranges is None else _chunks_of(ranges, self._size)
         with self._errors("writing to"):
-            for offset, length, zero in _pieces(view, self._size):
-                if zero:
-                    self._zero(offset, length)
-                else:
-                    data, faults = _read(view, offset, length)
-                    done["faults"] += faults[: FAULTS_MAX - len(done["faults"])]
-                    done["fault_bytes"] += sum(fault[1] for fault in faults)
-                    self._pwrite(data, offset)
-                    done["written_bytes"] += length
-                progress(offset + length, self._size)
+            for start, end in spans:
+                for offset, length, zero in _pieces(view, start, end):
+                    if zero:
+                        done["cleared_bytes"] += self._clear(offset, length)
+                    else:
+                        data, faults = _read(view, offset, length)
+                        done["faults"] += faults[: FAULTS_MAX - len(done["faults"])]
+                        done["fault_bytes"] += sum(fault[1] for fault in faults)
+                        done["written_bytes"] += self._update(data, offset)
+                    progress(offset + length, self._size)
             self._drain(0)
         return done
 
@@ -84,10 +89,7 @@ class NbdCopy:
         for offset in range(0, self._size, CHUNK_BYTES):
             length = min(CHUNK_BYTES, self._size - offset)
             with self._errors("reading from"):
-                buffer = self._nbd.Buffer(length)
-                self._pending.append((self._handle.aio_pread(buffer, offset), buffer))
-                self._drain(0)
-                there = bytes(buffer.to_bytearray())
+                there = self._pread(offset, length)
             here, _ = _read(view, offset, length)
             if there != here:
                 return offset + next(i for i in range(length) if there[i] != here[i])
@@ -101,13 +103,53 @@ class NbdCopy:
             with suppress(self._nbd.Error):
                 handle.shutdown()
 
-    def _zero(self, offset: int, length: int) -> None:
+    def _update(self, data: bytes, offset: int) -> int:
+        """Writes what differs from what is there; bytes."""
+        there = bytes(len(data)) if self._is_zero(offset, len(data)) else self._pread(offset, len(data))
+        written = 0
+        for start, end in _differences(data, there, self._block):
+            self._pwrite(data[start:end], offset + start)
+            written += end - start
+        return written
+
+    def _clear(self, offset: int, length: int) -> int:
+        """Makes a range zeros where the server does not say that it is; bytes. Bytes that it does not say are zeros need not be other."""
+        if self._is_zero(offset, length):
+            return 0
         if not self._handle.can_zero():
-            for start in range(offset, offset + length, CHUNK_BYTES):
-                self._pwrite(bytes(min(CHUNK_BYTES, offset + length - start)), start)
-            return
+            return sum(
+                self._update(bytes(min(CHUNK_BYTES, offset + length - start)), start)
+                for start in range(offset, offset + length, CHUNK_BYTES)
+            )
         self._drain(IN_FLIGHT - 1)
         self._pending.append((self._handle.aio_zero(length, offset), None))
+        return length
+
+    def _is_zero(self, offset: int, length: int) -> bool:
+        """Whether the server says that the range reads as zeros."""
+        if not self._handle.can_meta_context(_ALLOCATION):
+            return False
+        told: list[int] = []
+
+        def note(context: str, start: int, entries: list[int], error: int) -> int:
+            if context == _ALLOCATION and start == offset and not error:
+                told.extend(entries)
+            return 0
+
+        self._pending.append((self._handle.aio_block_status(length, offset, note), note))
+        self._drain(0)
+        covered = 0
+        for count, flags in zip(told[::2], told[1::2], strict=True):
+            if not flags & self._nbd.STATE_ZERO:
+                return False
+            covered += count
+        return covered >= length
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        buffer = self._nbd.Buffer(length)
+        self._pending.append((self._handle.aio_pread(buffer, offset), buffer))
+        self._drain(0)
+        return bytes(buffer.to_bytearray())
 
     def _pwrite(self, data: bytes, offset: int) -> None:
         self._drain(IN_FLIGHT - 1)
@@ -145,25 +187,44 @@ class NbdCopy:
             raise Io(f"{doing} {self._uri}: {error.string}") from error
 
 
-def _pieces(view: _native.View, size: int) -> Iterator[tuple[int, int, bool]]:
-    """(offset, length, zero) of pieces that cover the view: chunks that hold data, and runs of chunks that hold none."""
+def _chunks_of(ranges: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """The whole chunks that ranges touch."""
+    touched = {n for start, end in ranges for n in range(start // CHUNK_BYTES, -(-end // CHUNK_BYTES))}
+    return [(n * CHUNK_BYTES, min(size, (n + 1) * CHUNK_BYTES)) for n in sorted(touched)]
+
+
+def _differences(data: bytes, there: bytes, block: int) -> list[tuple[int, int]]:
+    """Ranges of blocks of `data` that differ, neighbours joined."""
+    found: list[tuple[int, int]] = []
+    if data == there:
+        return found
+    for start in range(0, len(data), block):
+        end = min(start + block, len(data))
+        if data[start:end] != there[start:end]:
+            first = found.pop()[0] if found and found[-1][1] == start else start
+            found.append((first, end))
+    return found
+
+
+def _pieces(view: _native.View, first: int, last: int) -> Iterator[tuple[int, int, bool]]:
+    """(offset, length, zero) of pieces that cover the range: chunks that hold data, and runs of chunks that hold none."""
     hole = 0
-    for start in range(0, size, CHUNK_BYTES * 64):
-        length = min(CHUNK_BYTES * 64, size - start)
+    for start in range(first, last, CHUNK_BYTES * 64):
+        length = min(CHUNK_BYTES * 64, last - start)
         data = _chunks_with_data(view, start, length)
         for offset in range(start, start + length, CHUNK_BYTES):
             if offset not in data and hole < ZERO_BYTES_MAX:
-                hole += min(CHUNK_BYTES, size - offset)
+                hole += min(CHUNK_BYTES, last - offset)
                 continue
             if hole:
                 yield offset - hole, hole, True
                 hole = 0
             if offset in data:
-                yield offset, min(CHUNK_BYTES, size - offset), False
+                yield offset, min(CHUNK_BYTES, last - offset), False
             else:
-                hole = min(CHUNK_BYTES, size - offset)
+                hole = min(CHUNK_BYTES, last - offset)
     if hole:
-        yield size - hole, hole, True
+        yield last - hole, hole, True
 
 
 def _chunks_with_data(view: _native.View, start: int, length: int) -> set[int]:

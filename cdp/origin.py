@@ -192,6 +192,7 @@ def connect(uri: str, what: str) -> Any:
     handle = nbd.NBD()
     try:
         handle.set_full_info(True)
+        handle.add_meta_context("base:allocation")
         # The server may be a proxy to a socket or a file of this machine: nothing but connecting is asked of the URI.
         handle.connect_uri(uri)
     except nbd.Error as error:

@@ -29,6 +29,15 @@ hypothesis.settings.load_profile("cdp")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state folder of whatever the tests start: nothing is left in the user's."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def store() -> Iterator[Path]:
     """An empty folder for a store. Not under tmp_path: a Unix socket's path has 107 bytes, and test names are long."""

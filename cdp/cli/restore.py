@@ -28,7 +28,9 @@ def restore(
             show_default=False,
         ),
     ],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the file if there is one, where it differs.")
+    ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read back what was written, and compare.")] = False,
     allow_damage: Annotated[
         bool,
@@ -44,15 +46,21 @@ def restore(
 
     order = work.Order(volume, parse(at), to, force, verify, allow_damage)
     with opened(context, store) as verbs:
-        facts = work.restore(verbs, store_folder(context, store), order, progress_bar)
+        try:
+            facts = work.restore(verbs, store_folder(context, store), order, progress_bar)
+        except BaseException as error:
+            for sentence in getattr(error, "__notes__", ()):
+                warn(sentence)
+            raise
     warn_if_ambiguous(facts.instant)
     if as_json:
         print_json(facts)
     else:
         checked = ", compared" if facts.verified else ""
+        before = f", {human_bytes(facts.resumed_bytes)} done by an earlier run" if facts.resumed_bytes else ""
         print(
             f"restored {facts.volume} as of lsn:{facts.instant.lsn} ({human_time(facts.instant.stamp)}) to {facts.target}: "
-            f"{human_bytes(facts.size)}, {human_bytes(facts.written_bytes)} of it data{checked}"
+            f"{human_bytes(facts.size)}, {human_bytes(facts.written_bytes)} of it written{before}{checked}"
         )
     if facts.damage:
         for damage in facts.damage[:DAMAGE_SHOWN]:

@@ -21,7 +21,7 @@ from cdp.salvage.items import CheckpointItem
 from cdp.salvage.lineage import Path
 from cdp.salvage.run import RunEntry
 from cdp.salvage.runfile import shown_entry
-from cdp.salvage.sections import CHECKPOINT_TAGS, RUN_TAGS, controls, rows, words
+from cdp.salvage.sections import CHECKPOINT_TAGS, SHARD_TAGS, controls, rows, words
 from cdp.salvage.volume import Volume
 
 SHARD_SECTORS = 1 << 21
@@ -103,7 +103,7 @@ def _check_shard(whole: IndexFile, shard: _Shard, wanted: _Map) -> int:
     index = replace(whole, prefix=f"shard {shard.number}: ")
     blocks = index.blocks(shard.blocks_offset, shard.narrow_blocks + shard.wide_blocks)
     index.zeros(shard.blocks_offset + PAGE * len(blocks), shard.sections_offset)
-    stored = index.sections(shard.sections_offset, RUN_TAGS)
+    stored = index.sections(shard.sections_offset, SHARD_TAGS)
     index.fences(stored.bodies.get(b"FENC"), blocks)
     entries = [entry for block in blocks for entry in block or ()]
     try:

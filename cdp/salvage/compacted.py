@@ -79,7 +79,7 @@ def packed_batch_at(
 def scan_compacted(
     segment: int, nonce: bytes, clock_epoch: int, file: StoredFile, end: int
 ) -> tuple[list[PackedBatch], list[str]]:
-    """The batches before `end`, where the footer begins, and a sentence for each place where one must be and is not."""
+    """The batches before `end`, where the footer begins, and a sentence for each place that is not what it must be."""
     batches: list[PackedBatch] = []
     troubles = []
     lost_from = 0
@@ -95,6 +95,8 @@ def scan_compacted(
             lost_from = 0
         batches.append(batch)
         position = -(-batch.end // PAGE) * PAGE
+        if any(file.read(batch.end, position - batch.end)):
+            troubles.append(f"bytes {batch.end}..{position}: not zero")
     if lost_from or not batches:
         troubles.append(f"no valid batch at {lost_from or PAGE}; the footer begins at {end}")
     return batches, troubles

@@ -7,6 +7,7 @@ reported and read past; and to list the segments where both manifests are lost.
 from __future__ import annotations
 
 import struct
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from cdp.errors import Invalid
@@ -51,11 +52,11 @@ def read_file_header(file: StoredFile, magic: bytes) -> FileHeader:
 
 
 def is_own_file(
-    file: StoredFile, magic: bytes, family: frozenset[str], number: int, nonce: int, report: Report
+    file: StoredFile, magic: bytes, family: AbstractSet[str], number: int, nonce: int, report: Report
 ) -> bool:
     """Whether the file is the one that the manifest means; a damaged header alone does not make it another one.
 
-    `family`: the ids of the volume and of those that it was cloned from, which wrote the files that it shares with them.
+    `family`: the ids that the file may name, the volume's or those of volumes that it was cloned from.
     """
     segment = number if magic == SEGMENT_MAGIC else None
     header = read_file_header(file, magic)

@@ -1,4 +1,4 @@
-"""The index part of a file: the runs, sections and trailer of a footer or checkpoint, each with a checksum of its own.
+"""The index part of a file: the blocks, sections and trailer of a footer, run or checkpoint, each with a checksum of its own.
 
 A part that fails its checksum is told and reads as absent. Nothing here is needed to read a volume, because all of it
 can be had from the batches.
@@ -17,7 +17,8 @@ from cdp.salvage.run import RunEntry, decode_block, fence_of
 
 TRAILER_BYTES = 96
 _SECTION = struct.Struct("<4sIQ")
-_TRAILER = struct.Struct("<8sIIQIIQIIQQQQIQI")
+_TRAILER = struct.Struct("<16xQIIQIIQQQQIQI")
+_RUN_TRAILER = struct.Struct("<16xQQQQQQQ24x")
 
 Block = list[RunEntry] | None  # None: damaged
 
@@ -41,9 +42,22 @@ class Trailer:
     tail_crc: int
 
 
+@dataclass(frozen=True, slots=True)
+class RunTrailer:
+    """The last 96 bytes of a run. Offsets in bytes."""
+
+    narrow_blocks: int
+    wide_blocks: int
+    fences_offset: int
+    tables_offset: int
+    entries: int
+    first_lsn: int
+    last_lsn: int
+
+
 @dataclass(slots=True)
 class Sections:
-    """Sections by tag, and where the last one ends."""
+    """Sections by tag, those of one tag put together, and where the last one ends."""
 
     bodies: dict[bytes, bytes] = field(default_factory=dict)
     end: int = 0
@@ -69,13 +83,22 @@ class IndexFile:
         self.report.damage(self.file.name, self.prefix + text, segment=self.segment)
 
     def trailer(self, magic: bytes) -> Trailer | None:
-        """The trailer, None where it is damaged."""
+        """The trailer of a footer or checkpoint, None where it is damaged."""
+        raw = self._trailer_bytes(magic)
+        return Trailer(*_TRAILER.unpack(raw)) if raw else None
+
+    def run_trailer(self, magic: bytes) -> RunTrailer | None:
+        """The trailer of a run, None where it is damaged."""
+        raw = self._trailer_bytes(magic)
+        return RunTrailer(*_RUN_TRAILER.unpack(raw)) if raw else None
+
+    def _trailer_bytes(self, magic: bytes) -> bytes | None:
         raw = self.file.read(max(0, self.end), TRAILER_BYTES)
         problem = ""
         if len(raw) < TRAILER_BYTES:
             self.complain("trailer: the file is too short for one")
             return None
-        found, version, crc, *fields = _TRAILER.unpack(raw)
+        found, version, crc = struct.unpack_from("<8sII", raw)
         if crc != crc32c(raw[:12], raw[16:], self.nonce):
             problem = "the checksum is wrong"
         elif found != magic:
@@ -84,7 +107,7 @@ class IndexFile:
             problem = f"format version {version}; this reader knows 1"
         if problem:
             self.complain(f"trailer: {problem}")
-        return None if problem else Trailer(*fields)
+        return None if problem else raw
 
     def blocks(self, offset: int, count: int) -> list[Block]:
         """`count` blocks from `offset` on; fewer where the file ends."""
@@ -119,7 +142,7 @@ class IndexFile:
             elif stored_tag != tag:
                 self.complain(f"section {tag.decode()} at {offset}: another one is here")
             else:
-                found.bodies[tag] = body
+                found.bodies[tag] = found.bodies.get(tag, b"") + body
             found.end = start + size
             offset = -(-found.end // sections.ALIGNMENT) * sections.ALIGNMENT
         return found

@@ -24,13 +24,16 @@ class Lineage:
 
     @property
     def family(self) -> frozenset[str]:
-        """The ids that a file of this volume may name."""
+        """The ids that a run or checkpoint of this volume may name."""
         return frozenset([self.volume, *(ancestor.volume for ancestor in self.ancestors)])
 
+    def writer(self, lsn: int) -> str:
+        """The id of the timeline that wrote the record of this number."""
+        return next((ancestor.volume for ancestor in self.ancestors if ancestor.floor_lsn >= lsn), self.volume)
+
     def payload_nonce(self, lsn: int) -> bytes:
-        """The volume nonce in the checksum of a payload: that of the timeline that wrote the record."""
-        writers = [ancestor.volume for ancestor in self.ancestors if ancestor.floor_lsn >= lsn]
-        return bytes.fromhex([*writers, self.volume][0])[:8]
+        """The volume nonce in the checksum of that record's payloads."""
+        return bytes.fromhex(self.writer(lsn))[:8]
 
     def exists(self, lsn: int) -> bool:
         """Whether records of this number are of this timeline, not of an ancestor's later one."""

@@ -8,11 +8,14 @@ from cdp.salvage.batch import COVERING, DATA, Entry
 from cdp.salvage.files import PAGE, StoredFile
 from cdp.salvage.header import RUN_MAGIC, is_own_file
 from cdp.salvage.hints import Shown, Thinned
-from cdp.salvage.index import Block, IndexFile, Trailer
+from cdp.salvage.index import Block, IndexFile, RunTrailer
 from cdp.salvage.items import RunItem
 from cdp.salvage.recovery import Kept
-from cdp.salvage.sections import RUN_TAGS, words
+from cdp.salvage.run import fence_of
+from cdp.salvage.sections import RUN_TAGS, rows, words
 from cdp.salvage.volume import Volume
+
+_PART_BLOCKS = 512
 
 
 def check_run(volume: Volume, item: RunItem, file: StoredFile, thinned: Thinned) -> None:
@@ -22,23 +25,49 @@ def check_run(volume: Volume, item: RunItem, file: StoredFile, thinned: Thinned)
         index.complain(f"the file has {file.size} bytes, the manifest says {item.file_bytes}")
     if not is_own_file(file, RUN_MAGIC, volume.lineage.family, item.id, item.nonce, volume.report):
         return
-    trailer = index.trailer(b"CDPRUNT1")
+    trailer = index.run_trailer(b"CDPRUNT1")
     if trailer is None:
         return
     if (trailer.first_lsn, trailer.last_lsn) != (item.first_lsn, item.last_lsn):
         said = f"LSNs {item.first_lsn} to {item.last_lsn}, the trailer {trailer.first_lsn} to {trailer.last_lsn}"
         index.complain(f"the manifest says {said}")
-    if trailer.index_offset != PAGE:
-        index.complain(f"its blocks begin at {trailer.index_offset}")
-    blocks = index.blocks(trailer.index_offset, trailer.narrow_blocks + trailer.wide_blocks)
-    stored = index.sections(trailer.sections_offset, RUN_TAGS)
-    index.zeros(trailer.index_offset + PAGE * len(blocks), trailer.sections_offset)
-    index.zeros(stored.end, index.end)
+    blocks = index.blocks(PAGE, trailer.narrow_blocks + trailer.wide_blocks)
+    if trailer.fences_offset != PAGE * (1 + len(blocks)):
+        index.complain(f"its fences begin at {trailer.fences_offset}")
+    parts = [*_parts(blocks[: trailer.narrow_blocks]), *_parts(blocks[trailer.narrow_blocks :])]
+    stored = index.sections(trailer.fences_offset, (b"FENC",) * len(parts))
+    if trailer.tables_offset != stored.end:
+        index.complain(f"its tables begin at {trailer.tables_offset}")
     index.fences(stored.bodies.get(b"FENC"), blocks)
-    _compare(volume, item, index, thinned, _entries(index, trailer, blocks, stored.bodies.get(b"SEGS")))
+    tables = index.sections(trailer.tables_offset, RUN_TAGS)
+    index.zeros(tables.end, index.end)
+    _check_top(index, tables.bodies.get(b"TOPF"), parts)
+    _compare(volume, item, index, thinned, _entries(index, trailer, blocks, tables.bodies.get(b"SEGS")))
 
 
-def _entries(index: IndexFile, trailer: Trailer, blocks: list[Block], table_body: bytes | None) -> list[Shown] | None:
+def _parts(blocks: list[Block]) -> Iterator[list[Block]]:
+    """The blocks whose fences are one section."""
+    for at in range(0, len(blocks), _PART_BLOCKS):
+        yield blocks[at : at + _PART_BLOCKS]
+
+
+def _check_top(index: IndexFile, body: bytes | None, parts: list[list[Block]]) -> None:
+    if body is None or any(not block for part in parts for block in part):
+        return
+    fences = [[fence_of(block) for block in part if block] for part in parts]
+    wanted = [(min(fence.start for fence in part), max(fence.end for fence in part)) for part in fences]
+    try:
+        found = rows(body, "<QQ")
+    except ValueError as error:
+        index.complain(f"TOPF: {error}")
+        return
+    if found != wanted:
+        index.complain(f"TOPF: {found}, the blocks say {wanted}")
+
+
+def _entries(
+    index: IndexFile, trailer: RunTrailer, blocks: list[Block], table_body: bytes | None
+) -> list[Shown] | None:
     """The run's entries by LSN and start, None where they cannot be compared."""
     entries = [entry for block in blocks for entry in block or ()]
     try:
@@ -51,8 +80,8 @@ def _entries(index: IndexFile, trailer: Trailer, blocks: list[Block], table_body
     if any(entry.kind == DATA and entry.segment_index >= len(table) for entry in entries):
         index.complain("an entry names a segment behind the end of SEGS")
         return None
-    if len(entries) != trailer.run_entries:
-        index.complain(f"{len(entries)} entries, the trailer says {trailer.run_entries}")
+    if len(entries) != trailer.entries:
+        index.complain(f"{len(entries)} entries, the trailer says {trailer.entries}")
     shown = []
     for e in entries:
         place = (table[e.segment_index], e.offset, e.stored) if e.kind == DATA else (0, 0, 0)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from cdp.salvage.varint import varint
 
 FOOTER_TAGS = (b"SEGS", b"FENC", b"CTRL", b"STMP", b"FLSH", b"STAT")
-RUN_TAGS = (b"SEGS", b"FENC")
+SHARD_TAGS = (b"SEGS", b"FENC")
+RUN_TAGS = (b"SEGS", b"TOPF")
 CHECKPOINT_TAGS = (b"SHRD", b"CTRL")
 ALIGNMENT = 8
 _CONTROL = struct.Struct("<QQI")

@@ -118,7 +118,14 @@ def _segment(item: SegmentItem, files: Files, lineage: Lineage, report: Report) 
     file = files[item.file_name]
     if file is None:
         report.damage(item.file_name, "the manifest names it, but there is no such file", segment=item.id)
-    elif not is_own_file(file, SEGMENT_MAGIC, lineage.family, item.id, item.nonce, report):
+    elif not is_own_file(
+        file,
+        SEGMENT_MAGIC,
+        {lineage.writer(item.first_lsn) if item.sealed else lineage.volume},
+        item.id,
+        item.nonce,
+        report,
+    ):
         file = None
     return Segment(item, lineage, file)
 

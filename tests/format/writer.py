@@ -13,19 +13,21 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.format.writer_compacted import CompactedWriter
 from tests.format.writer_segment import (
-    CONTROL,
     DAMAGED,
     DATA,
     PAGE,
     SECTOR,
     VOID,
     ZERO,
+    Placed,
     Record,
     RunItem,
     SegmentWriter,
     Trailer,
     close_index,
+    control_rows,
     controls_body,
     crc,
     file_header,
@@ -53,6 +55,7 @@ class VolumeWriter:
     origin: dict[str, object] | None = None
     files: dict[str, bytearray] = field(default_factory=dict)
     segments: list[SegmentWriter] = field(default_factory=list)
+    compacted: list[CompactedWriter] = field(default_factory=list)
     epoch: int = 0
     clock_epoch: int = 0
     lsn_floor: int = 1
@@ -60,13 +63,16 @@ class VolumeWriter:
     last_lsn: int = 0
     last_stamp: int = 0
     durable_lsn: int = 0
+    version: int = 1
     _manifest_generation: int = 0
+    _segments: int = 0
     _checkpoints: int = 0
+    _runs: int = 0
 
     def __post_init__(self) -> None:
         self.describe(1)
         header = struct.pack("<16sQQ16x", bytes.fromhex(self.id), self.size, self.created)
-        start = b"CDPMAN01" + struct.pack("<I", 1)
+        start = b"CDPMAN01" + struct.pack("<I", self.version)
         for copy in (0, 1):
             self.files[f"manifest.{copy}"] = bytearray(start + struct.pack("<I", crc(start, header)) + header)
         self.frame(1, self._state(clean=False))
@@ -95,17 +101,8 @@ class VolumeWriter:
 
     def _state(self, *, clean: bool) -> bytes:
         ends = (self.next_lsn, self.last_stamp, self.clock_epoch) if clean else (self.lsn_floor, 0, 0)
-        return struct.pack(
-            "<BB2xIQQIIQQ48x",
-            5,
-            int(clean),
-            0,
-            self.epoch,
-            ends[0],
-            len(self.segments) + 1,
-            self._checkpoints + 1,
-            *ends[1:],
-        )
+        numbers = (self._segments + 1, self._checkpoints + 1, *ends[1:], self._runs + 1 if self.version > 1 else 0)
+        return struct.pack("<BB2xIQQIIQQI44x", 5, int(clean), 0, self.epoch, ends[0], *numbers)
 
     @property
     def active(self) -> SegmentWriter:
@@ -120,14 +117,15 @@ class VolumeWriter:
 
     def open_segment(self) -> None:
         """Begins a segment behind the last one."""
-        number = len(self.segments) + 1
-        nonce = 0x1111111111111111 * number ^ self.epoch
+        self._segments += 1
+        number = self._segments
+        nonce = (0x1111111111111111 * number ^ self.epoch) % (1 << 64)
         segment = SegmentWriter(
             bytes.fromhex(self.id), number, nonce, self.epoch, self.created, self.last_lsn, self.clock_epoch
         )
         self.segments.append(segment)
         self.files[f"segment-{number:08x}"] = segment.data
-        self.frame(2, segment_item(segment, None), self._state(clean=False))
+        self.frame(2, segment_item(segment), self._state(clean=False))
 
     def append(self, records: list[Record], *, sync: bool = False, flush: bool = False, fresh: bool = False) -> None:
         """Appends a batch; with `sync` everything is durable afterwards, and the next batch says so."""
@@ -156,7 +154,8 @@ class VolumeWriter:
             return
         if last_lsn is None:
             self.idle()
-        self.frame(2, segment_item(self.active, self.active.seal(last_lsn)))
+        self.active.seal(last_lsn)
+        self.frame(2, segment_item(self.active))
 
     def stop(self) -> None:
         """Stops cleanly."""
@@ -175,6 +174,16 @@ class VolumeWriter:
         """A new clock epoch, which begins a segment."""
         self.clock_epoch += 1
         self.seal()
+
+    def entries(self, last_lsn: int) -> list[tuple[int, Placed]]:
+        """The entries up to an LSN in the order of LSNs, each with the id of its segment."""
+        segments: list[SegmentWriter | CompactedWriter] = [*self.compacted, *self.segments]
+        found = [(segment.id, entry) for segment in segments for entry in segment.entries(last_lsn)]
+        return sorted(found, key=lambda row: row[1].lsn)
+
+    def exists(self, lsn: int) -> bool:
+        """Whether an LSN is of this timeline."""
+        return True
 
     def checkpoint(self, extents: list[tuple[int, int, int, int]], lsn: int) -> None:
         """Writes a checkpoint of one version: extents (start, sectors, LSN of the entry, start of the entry), in order."""
@@ -197,9 +206,11 @@ class VolumeWriter:
         return folder
 
 
-def segment_item(segment: SegmentWriter, sealed: dict[str, int] | None) -> bytes:
-    """The manifest's item for a segment; `sealed` is what `seal` returned, None for an open one."""
-    fixed = struct.pack("<BB2xIQQ", 1, int(sealed is not None), segment.id, segment.nonce, segment.epoch)
+def segment_item(segment: SegmentWriter | CompactedWriter) -> bytes:
+    """The manifest's item for a segment."""
+    sealed = segment.sealed
+    flags = int(sealed is not None) | 2 * isinstance(segment, CompactedWriter)
+    fixed = struct.pack("<BB2xIQQ", 1, flags, segment.id, segment.nonce, segment.epoch)
     if sealed is None:
         return fixed.ljust(96, b"\0")
     keys = ("first_lsn", "last_lsn", "first_stamp", "last_stamp", "footer_offset", "file_bytes", "previous_lsn")
@@ -232,14 +243,14 @@ def checkpoint_file(
         out = section(out, b"FENC", b"".join(fence for _, fence in blocks), raw_nonce)
         rows += struct.pack("<QQIIQQ", shard, blocks_offset, narrow, len(blocks) - narrow, sections_offset, len(items))
     sections_offset = round_up(len(out), 8)
-    controls = [e for s in volume.segments for e in s.entries(lsn) if e.kind == CONTROL]
+    entries = [e for _, e in volume.entries(lsn) if volume.exists(e.lsn)]
     out = section(out, b"SHRD", rows, raw_nonce)
-    out = section(out, b"CTRL", controls_body((e.lsn, e.stamp, e.payload[4:]) for e in controls), raw_nonce)
+    out = section(out, b"CTRL", controls_body(control_rows(entries)), raw_nonce)
     return close_index(out, b"CDPCKPT1", raw_nonce, Trailer(index_offset=sections_offset, sections=2, first_lsn=lsn))
 
 
 def _shard_items(volume: VolumeWriter, pieces: list[tuple[int, int, int, int]]) -> tuple[list[RunItem], list[int]]:
-    entries = {(e.lsn, e.start): (s.id, e) for s in volume.segments for e in s.entries(volume.last_lsn)}
+    entries = {(e.lsn, e.start): (segment, e) for segment, e in volume.entries(volume.last_lsn)}
     table = sorted({segment for segment, entry in (entries[p[2], p[3]] for p in pieces) if entry.kind == DATA})
     items = []
     for start, sectors, lsn, entry_start in pieces:

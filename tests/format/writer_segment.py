@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, field
 
 import crcmod.predefined
@@ -15,7 +15,8 @@ import lz4.block
 
 PAGE = 4096
 SECTOR = 512
-DATA, ZERO, TRIM, VOID, CONTROL, DAMAGED = 1, 2, 3, 4, 5, 6
+DATA, ZERO, TRIM, VOID, CONTROL, DAMAGED, ROLLBACK = 1, 2, 3, 4, 5, 6, 7
+COVERING = (DATA, ZERO, TRIM, DAMAGED)
 NARROW_SECTORS_MAX = 8192
 
 _crc = crcmod.predefined.mkCrcFun("crc-32c")
@@ -68,6 +69,10 @@ def trim(start: int, sectors: int) -> Part:
 
 def control(**fields: object) -> Part:
     return Part(CONTROL, fields=fields)
+
+
+def rollback(to_lsn: int) -> Part:
+    return Part(ROLLBACK, to_lsn)
 
 
 VOID_PART = Part(VOID)
@@ -124,7 +129,7 @@ class SegmentWriter:
     batches: list[PlacedBatch] = field(default_factory=list)
     unechoed: list[PlacedBatch] = field(default_factory=list)
     last_lsn: int = -1
-    footer_offset: int = 0
+    sealed: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         self.data += file_header(b"CDPSEG01", self.volume, self.id, self.nonce, self.epoch, self.created)
@@ -180,15 +185,15 @@ class SegmentWriter:
         """The entries up to an LSN."""
         return [entry for batch in self.batches for entry in batch.entries if entry.lsn <= last_lsn]
 
-    def seal(self, last_lsn: int | None = None) -> dict[str, int]:
-        """Writes the footer and returns the fields of the manifest's item.
+    def seal(self, last_lsn: int | None = None) -> None:
+        """Writes the footer and keeps the fields of the manifest's item in `sealed`.
 
         With `last_lsn`, what recovery does: records behind it do not count, and the footer goes behind what is left.
         """
         last_lsn = self.last_lsn if last_lsn is None else last_lsn
         tail = max(batch.end for batch in self.batches if self._counts(batch, last_lsn))
-        self.footer_offset = round_up(max(len(self.data), tail), PAGE)
-        self.data += bytes(self.footer_offset - len(self.data))
+        offset = round_up(max(len(self.data), tail), PAGE)
+        self.data += bytes(offset - len(self.data))
         entries = self.entries(last_lsn)
         ends = {
             "clock_epoch": self.clock_epoch,
@@ -197,40 +202,22 @@ class SegmentWriter:
             "first_stamp": entries[0].stamp,
             "last_stamp": entries[-1].stamp,
         }
-        self.data += self._footer(entries, last_lsn, ends, tail)
-        ends |= {"entries": len(entries), "footer_offset": self.footer_offset}
-        return ends | {"file_bytes": len(self.data), "previous_lsn": self.previous_lsn}
+        facts = FooterFacts(
+            entries,
+            minutes_of(entries),
+            self._stamps(last_lsn),
+            self._flush_points(last_lsn),
+            tail,
+            crc(bytes(self.data[tail:])),
+        )
+        self.data += footer(self.id, u64(self.nonce), offset, ends, facts)
+        ends |= {"entries": len(entries), "footer_offset": offset, "file_bytes": len(self.data)}
+        self.sealed = ends | {"previous_lsn": self.previous_lsn}
 
     def _counts(self, batch: PlacedBatch, last_lsn: int) -> bool:
         """Whether a batch can still be read, by its header or an echo, and stands at or before the last record."""
         before = batch.first_lsn <= last_lsn or (not batch.entries and batch.first_lsn <= last_lsn + 1)
         return before and batch.copied in self.data
-
-    def _footer(self, entries: list[Placed], last_lsn: int, ends: dict[str, int], tail: int) -> bytes:
-        kinds = {TRIM: ZERO}  # both read as zeros
-        shown = [RunItem(e.start, e.lsn, kinds.get(e.kind, e.kind), e.sectors, 0, e.offset, e.stored) for e in entries]
-        shown = [item for item in shown if item.kind not in (VOID, CONTROL)]
-        blocks, narrow = run_blocks(shown, u64(self.nonce))
-        out = b"".join(block for block, _ in blocks)
-        sections_offset = self.footer_offset + len(out)
-        bodies = [
-            (b"SEGS", u64(self.id) if any(item.kind == DATA for item in shown) else b""),
-            (b"FENC", b"".join(fence for _, fence in blocks)),
-            (b"CTRL", controls_body((e.lsn, e.stamp, e.payload[4:]) for e in entries if e.kind == CONTROL)),
-            (b"STMP", self._stamps(last_lsn)),
-            (b"FLSH", self._flush_points(last_lsn)),
-            (b"STAT", _stat(entries)),
-        ]
-        for tag, body in bodies:
-            out = section(out, tag, body, u64(self.nonce))
-        wide = len(blocks) - narrow
-        numbers = (self.footer_offset, narrow, wide, sections_offset, len(bodies), len(shown))
-        return close_index(
-            out,
-            b"CDPFOOT1",
-            u64(self.nonce),
-            Trailer(*numbers, **ends, tail_offset=tail, tail_crc=crc(bytes(self.data[tail:]))),
-        )
 
     def _stamps(self, last_lsn: int) -> bytes:
         out = b""
@@ -248,10 +235,54 @@ class SegmentWriter:
         return b"".join(varint(p - before) for before, p in zip([0, *points], points, strict=False))
 
 
-def file_header(magic: bytes, volume: bytes, number: int, nonce: int, epoch: int, created: int) -> bytes:
-    """Page 0 of a segment or checkpoint."""
+@dataclass(frozen=True)
+class FooterFacts:
+    """What a footer is made from: the entries that count, and the bodies of STAT (a row a minute), STMP and FLSH."""
+
+    entries: list[Placed]
+    minutes: dict[int, list[int]]
+    stamps: bytes
+    flush_points: bytes
+    tail: int
+    tail_crc: int
+
+
+def footer(number: int, nonce: bytes, offset: int, ends: dict[str, int], facts: FooterFacts) -> bytes:
+    """The footer of a segment, which begins at `offset`."""
+    shown = [run_item(entry, 0) for entry in facts.entries if entry.kind in COVERING]
+    blocks, narrow = run_blocks(shown, nonce)
+    out = b"".join(block for block, _ in blocks)
+    sections_offset = offset + len(out)
+    bodies = [
+        (b"SEGS", u64(number) if any(item.kind == DATA for item in shown) else b""),
+        (b"FENC", b"".join(fence for _, fence in blocks)),
+        (b"CTRL", controls_body(control_rows(facts.entries))),
+        (b"STMP", facts.stamps),
+        (b"FLSH", facts.flush_points),
+        (b"STAT", _stat(facts.minutes)),
+    ]
+    for tag, body in bodies:
+        out = section(out, tag, body, nonce)
+    numbers = (offset, narrow, len(blocks) - narrow, sections_offset, len(bodies), len(shown))
+    trailer = Trailer(*numbers, **ends, tail_offset=facts.tail, tail_crc=facts.tail_crc)
+    return close_index(out, b"CDPFOOT1", nonce, trailer)
+
+
+def control_rows(entries: Iterable[Placed]) -> Iterator[tuple[int, int, bytes]]:
+    """The rows of CTRL: control records, and rollbacks as JSON."""
+    for entry in entries:
+        if entry.kind == CONTROL:
+            yield entry.lsn, entry.stamp, entry.payload[4:]
+        elif entry.kind == ROLLBACK:
+            yield entry.lsn, entry.stamp, b'{"type":"rollback","to":%d}' % entry.start
+
+
+def file_header(
+    magic: bytes, volume: bytes, number: int, nonce: int, epoch: int, created: int, version: int = 1
+) -> bytes:
+    """Page 0 of a segment, run or checkpoint."""
     fixed = struct.pack("<16sIIQQQ", volume, number, 0, nonce, epoch, created).ljust(PAGE - 16, b"\0")
-    start = magic + struct.pack("<I", 1)
+    start = magic + struct.pack("<I", version)
     return start + struct.pack("<I", crc(start, fixed)) + fixed
 
 
@@ -268,6 +299,12 @@ class RunItem:
     stored: int
     skip: int = 0
     whole: int = 0
+
+
+def run_item(entry: Placed, segment_index: int) -> RunItem:
+    """The whole of an entry; a trim as a zero, for both read as zeros."""
+    kind = ZERO if entry.kind == TRIM else entry.kind
+    return RunItem(entry.start, entry.lsn, kind, entry.sectors, segment_index, entry.offset, entry.stored)
 
 
 def run_blocks(items: list[RunItem], nonce: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
@@ -341,26 +378,29 @@ class Trailer:
     tail_crc: int = 0
 
 
-def close_index(out: bytes, magic: bytes, nonce: bytes, trailer: Trailer) -> bytes:
+def close_index(out: bytes, magic: bytes, nonce: bytes, trailer: Trailer | bytes) -> bytes:
     """`out`, which begins on a page, padded and with the trailer behind it."""
-    fixed = struct.pack("<QIIQIIQQQQIQI", *astuple(trailer))
+    fixed = trailer if isinstance(trailer, bytes) else struct.pack("<QIIQIIQQQQIQI", *astuple(trailer))
     out = out.ljust(round_up(len(out) + 96, PAGE) - 96, b"\0")
     start = magic + struct.pack("<I", 1)
     return out + start + struct.pack("<I", crc(start, fixed, nonce)) + fixed
 
 
-def _stat(entries: list[Placed]) -> bytes:
+def minutes_of(entries: list[Placed]) -> dict[int, list[int]]:
+    """The rows of STAT by minute: data records, zero and trim records, raw bytes, stored bytes."""
     minutes: dict[int, list[int]] = {}
     before = -1
     for entry in entries:
         new, before = entry.lsn != before, entry.lsn
         row = minutes.setdefault(entry.stamp // (60 * 10**9), [0, 0, 0, 0])
-        if entry.kind in (VOID, CONTROL):
-            continue
         if entry.kind == DATA:
             row[0] += new
             row[2] += entry.sectors * SECTOR
             row[3] += entry.stored
-        else:
+        elif entry.kind in (ZERO, TRIM):
             row[1] += new
+    return minutes
+
+
+def _stat(minutes: dict[int, list[int]]) -> bytes:
     return b"".join(struct.pack("<QQQQQ", minute, *row) for minute, row in sorted(minutes.items()))

@@ -1,17 +1,18 @@
 """Damage: every changed byte and every lost page is found, and costs no more than the payload that lies in it.
 
-The store is the small one of tests/format/stores.py, stopped cleanly, so that nothing may be a torn tail.
+The stores are the small ones of tests/format/stores.py, stopped cleanly, so that nothing may be a torn tail.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cdp.salvage.check import check_volume
 from cdp.salvage.report import Report
-from tests.format.stores import Modelled, restored, small_volume
+from tests.format.stores import Modelled, branched_volume, restored, small_volume
 from tests.format.writer_segment import DATA, PAGE, SECTOR
 
 # Every byte of the small files; of segments and checkpoints, each so-many-th, so that all offsets within a field come up.
@@ -22,8 +23,7 @@ def _flipped(content: bytes, at: int) -> bytes:
     return content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :]
 
 
-def _sweep(tmp_path: Path, stride: int, phase: int = 0) -> None:
-    made = small_volume()
+def _sweep(tmp_path: Path, made: Modelled, stride: int, phase: int = 0) -> None:
     folder = made.volume.save(tmp_path)
     for name, raw in made.volume.files.items():
         content = bytes(raw)
@@ -36,13 +36,18 @@ def _sweep(tmp_path: Path, stride: int, phase: int = 0) -> None:
 
 
 def test_a_changed_byte_is_found(tmp_path: Path) -> None:
-    _sweep(tmp_path, STRIDE)
+    _sweep(tmp_path, small_volume(), STRIDE)
+
+
+def test_a_changed_byte_is_found_in_a_history_that_branches(tmp_path: Path) -> None:
+    _sweep(tmp_path, branched_volume(), 4 * STRIDE + 1)
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("make", [small_volume, branched_volume])
 @pytest.mark.parametrize("phase", range(16))
-def test_any_changed_byte_is_found(tmp_path: Path, phase: int) -> None:
-    _sweep(tmp_path, 16, phase)
+def test_any_changed_byte_is_found(tmp_path: Path, phase: int, make: Callable[[], Modelled]) -> None:
+    _sweep(tmp_path, make(), 16, phase)
 
 
 def _payload_sectors_in(made: Modelled, name: str, page: int) -> dict[int, set[int]]:

@@ -22,7 +22,7 @@ SECTORS = 40
 _SCARS = re.compile("stands in|neither a batch nor zero|no valid copy|the echo of")
 
 
-def _parts(draw: random.Random) -> tuple[Part, ...]:
+def random_parts(draw: random.Random) -> tuple[Part, ...]:
     if draw.random() < 0.15:
         return (
             draw.choice([VOID_PART, control(type="bookmark", name=f"b{draw.randrange(3)}", lsn=draw.randrange(5))]),
@@ -48,7 +48,7 @@ def build(seed: int, steps: int) -> Modelled:
             records = []
             for _ in range(draw.choice([0, 1, 1, 2, 5])):
                 stamp += draw.choice([0, 1, SECOND])
-                records.append(Record(stamp, _parts(draw)))
+                records.append(Record(stamp, random_parts(draw)))
             synced = draw.random() < 0.4
             made.append(*records, sync=synced, flush=draw.random() < 0.3, fresh=draw.random() < 0.5)
         elif what < 0.8:
@@ -142,7 +142,7 @@ def test_a_torn_tail_is_cut_where_the_first_record_is_not_whole(seed: int, steps
         torn = f"segment-{made.volume.active.id:08x}"
         made.volume.crash_and_recover(kept)
         for number in range(more):
-            made.append(Record(made.volume.last_stamp + number, _parts(random.Random(seed + number))))
+            made.append(Record(made.volume.last_stamp + number, random_parts(random.Random(seed + number))))
         _assert_reads_as(made, made.volume.save(Path(folder, "store")), torn=torn)
 
 

@@ -135,6 +135,7 @@ impl Volume {
                 id: item.id.0,
                 place,
                 clock_epoch: item.clock_epoch,
+                writer: *self.facts.writer_of(item.first_lsn.0),
                 span: (item.first_lsn.0, item.last_lsn.0),
                 bytes: item.file_bytes,
                 kept: kept.get(&item.id.0).map_or(0, |k| k.bytes),

@@ -106,7 +106,7 @@ impl Story {
         let zero = self.random(4) == 0;
         let lsn = match zero {
             true => self.volume.zero(start * 512, sectors * 512, Zeroing::Trim),
-            false => self.volume.write(start * 512, &vec![self.seed as u8; sectors as usize * 512]),
+            false => self.volume.write(start * 512, &content(self.seed, sectors)),
         };
         let lsn = lsn.unwrap();
         self.volume.commit(lsn).unwrap();
@@ -150,8 +150,8 @@ impl Story {
         let last = *lsns.last().unwrap();
         let flushed = *self.flushed.first().unwrap();
         let mut ranges = vec![(0, last), (flushed, last), (lsns[400], lsns[900]), (lsns[700], lsns[701]), (last, last)];
-        ranges.extend(lsns.windows(40).step_by(101).map(|window| (window[0], window[39])));
-        ranges.extend(self.flushed.iter().step_by(7).map(|&lsn| (lsns[0], lsn)));
+        ranges.extend(lsns.windows(40).step_by(211).map(|window| (window[0], window[39])));
+        ranges.extend(self.flushed.iter().step_by(29).map(|&lsn| (lsns[0], lsn)));
         for (since, until) in ranges {
             let mut stored = None;
             for length in [SECOND / 4, 10 * SECOND, 60 * SECOND, 3600 * SECOND, 86400 * SECOND] {
@@ -172,6 +172,12 @@ impl Story {
         let known: Vec<(Lsn, Stamp)> = self.written.iter().map(|it| (Lsn(it.lsn), Stamp(it.stamp))).collect();
         assert_eq!(stamps, known);
     }
+}
+
+/// Bytes of which a half compresses.
+fn content(seed: u64, sectors: u64) -> Vec<u8> {
+    let noise = |i: u64| (seed ^ i).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(seed | 1);
+    (0..sectors * 64).flat_map(|i| if i % 128 < 64 { noise(i) } else { seed }.to_le_bytes()).collect()
 }
 
 #[test]
@@ -219,4 +225,35 @@ fn too_many_intervals_are_refused() {
     let last = Lsn(story.written.last().unwrap().lsn);
     assert!(story.volume.timeline(Lsn::ZERO, last, 1_000_000).is_err());
     assert!(story.volume.timeline(Lsn::ZERO, last, 0).is_err());
+}
+
+#[test]
+fn what_was_compacted_keeps_its_figures_by_the_minute() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut story = Story::new(folder.path());
+    (0..1200).for_each(|_| story.step());
+    story.volume.flush().unwrap();
+    let last = Lsn(story.written.last().unwrap().lsn);
+    let figures = |length: u64| {
+        let told = story.volume.timeline(Lsn::ZERO, last, length).unwrap();
+        let rows = told.intervals.iter().filter(|it| it.data_records + it.zero_records > 0);
+        let rows: Vec<_> =
+            rows.map(|it| (it.stamp, it.data_records, it.zero_records, it.raw_bytes, it.stored_bytes)).collect();
+        (told.length, rows)
+    };
+    let lengths = [60 * SECOND, 600 * SECOND, 86400 * SECOND];
+    let before: Vec<_> = lengths.iter().map(|&length| figures(length)).collect();
+    story.volume.retain(Lsn(story.written[900].lsn), &[]).unwrap();
+    assert!(story.volume.compact(1 << 40, &mut |_| Ok(())).unwrap().segments_in > 4);
+    let after: Vec<_> = lengths.iter().map(|&length| figures(length)).collect();
+    assert_eq!(after, before);
+    assert_eq!(figures(10 * SECOND), before[0], "where some was compacted an interval is a minute at least");
+    // A part that begins at the horizon has what it had, and its overwrite share.
+    let horizon = story.volume.reachable().0;
+    let part = story.volume.timeline(horizon.lsn, last, 10 * SECOND).unwrap();
+    assert_eq!(part.length, 10 * SECOND);
+    let raw: u64 = part.intervals.iter().map(|it| it.raw_bytes).sum();
+    let expected = story.expected(horizon.lsn.0, last.0, 10 * SECOND);
+    assert_eq!(raw, expected.iter().map(|it| it.raw_bytes).sum::<u64>());
+    assert!(part.intervals.iter().all(|it| it.distinct_bytes.is_some()));
 }

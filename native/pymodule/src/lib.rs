@@ -2,6 +2,7 @@
 
 mod errors;
 mod origin;
+mod scrub;
 mod server;
 mod target;
 mod view;

@@ -7,6 +7,8 @@ pub struct Candidate {
     /// Its place among all sealed segments: neighbours differ by one.
     pub place: usize,
     pub clock_epoch: u32,
+    /// The timeline that wrote its records: the one id that a segment's header has.
+    pub writer: [u8; 16],
     /// First and last LSN.
     pub span: (u64, u64),
     /// Of the file.
@@ -81,7 +83,7 @@ fn group(candidates: &[Candidate], chosen: &[u32], segment_bytes: u64) -> Vec<Ve
 fn goes_with(unit: &[&Candidate], candidate: &Candidate, segment_bytes: u64) -> bool {
     let (first, last) = (unit[0], unit[unit.len() - 1]);
     last.place + 1 == candidate.place
-        && first.clock_epoch == candidate.clock_epoch
+        && (first.clock_epoch, first.writer) == (candidate.clock_epoch, candidate.writer)
         && candidate.span.1 - first.span.0 < SPAN_MAX
         && unit.len() < UNIT_SEGMENTS
         && unit.iter().map(|c| c.kept).sum::<u64>() + candidate.kept <= UNIT_KEPT * segment_bytes
@@ -97,6 +99,7 @@ mod tests {
             id: place as u32 + 1,
             place,
             clock_epoch: 0,
+            writer: [0; 16],
             span: (place as u64 * 100, place as u64 * 100 + 99),
             bytes,
             kept: bytes * (100 - dead_percent) / 100,
@@ -121,6 +124,14 @@ mod tests {
         all[3].clock_epoch = 1;
         all[3].shared = true;
         assert_eq!(choose(&all, 0, 64 << 20), [vec![1], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn what_two_timelines_wrote_stays_apart() {
+        let mut all: Vec<Candidate> = (0..4).map(|i| candidate(i, 70)).collect();
+        all[2].writer = [1; 16];
+        all[3].writer = [1; 16];
+        assert_eq!(choose(&all, 0, 64 << 20), [vec![1, 2], vec![3, 4]]);
     }
 
     #[test]

@@ -189,8 +189,9 @@ impl Volume {
         };
         let nonce = self.storage.nonce();
         let name = file_name(id);
+        let writer = self.facts.writer_of(like.first_lsn.0);
         let made = self.storage.create(&name).and_then(|file| {
-            file.write_at(&encode_compacted_header(&self.id, id, nonce, epoch, self.storage.now()), 0)?;
+            file.write_at(&encode_compacted_header(writer, id, nonce, epoch, self.storage.now()), 0)?;
             Ok(file)
         });
         let file = made.map_err(|e| Error::io("create", &name, &e))?;

@@ -267,10 +267,9 @@ impl Checkpoint {
     }
 }
 
-/// The leaves of a shard from versions in the order of their LSNs. `segment_lsn` gives the first LSN of a segment.
-pub fn leaves(shard: u64, versions: &[Version], segment_lsn: impl Fn(u32) -> u64) -> BTreeMap<u64, Leaf> {
+/// Lays versions, in the order of their LSNs, over the leaves of a shard. `segment_lsn` gives the first LSN of a segment.
+pub fn lay(leaves: &mut BTreeMap<u64, Leaf>, shard: u64, versions: &[Version], segment_lsn: impl Fn(u32) -> u64) {
     let (first, last) = (shard * SHARD_SECTORS / LEAF_SECTORS, (shard + 1) * SHARD_SECTORS / LEAF_SECTORS);
-    let mut leaves: BTreeMap<u64, Leaf> = BTreeMap::new();
     for version in versions {
         let lsn = match version.place {
             Place::Data { segment, .. } => segment_lsn(segment),
@@ -281,5 +280,4 @@ pub fn leaves(shard: u64, versions: &[Version], segment_lsn: impl Fn(u32) -> u64
             leaves.entry(number).or_default().overlay(number, version, lsn);
         }
     }
-    leaves
 }

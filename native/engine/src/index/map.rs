@@ -563,14 +563,18 @@ impl Index {
         self.flatten(shard, versions, &sealed)
     }
 
-    /// The same without a look into any checkpoint.
+    /// The same without a look into any checkpoint. In memory are the map, 20 bytes an extent, and the versions of one segment at a time.
     pub fn flatten_shard_anew(&self, shard: u64, path: &Path) -> Result<Vec<Version>> {
         let sealed = self.sealed();
+        let mut leaves = BTreeMap::new();
         let mut versions = Vec::new();
         for segment in sealed.iter().filter(|s| path.meets(s.item.first_lsn.0, s.item.last_lsn.0)) {
+            versions.clear();
             segment.collect(&self.files, shard_range(shard), path, &mut versions)?;
+            versions.sort_unstable_by_key(|v| v.lsn);
+            checkpoint::lay(&mut leaves, shard, &versions, |segment| self.first_lsn(segment));
         }
-        self.flatten(shard, versions, &sealed)
+        self.map_of(leaves, &sealed)
     }
 
     /// What a checkpoint says of a shard, with places as they are now.
@@ -582,8 +586,14 @@ impl Index {
 
     fn flatten(&self, shard: u64, mut versions: Vec<Version>, sealed: &SealedSet) -> Result<Vec<Version>> {
         versions.sort_unstable_by_key(|v| v.lsn);
+        let mut leaves = BTreeMap::new();
+        checkpoint::lay(&mut leaves, shard, &versions, |segment| self.first_lsn(segment));
+        self.map_of(leaves, sealed)
+    }
+
+    fn map_of(&self, leaves: BTreeMap<u64, Leaf>, sealed: &SealedSet) -> Result<Vec<Version>> {
         let mut mapped: Vec<Mapped> = Vec::new();
-        for (number, mut leaf) in checkpoint::leaves(shard, &versions, |segment| self.first_lsn(segment)) {
+        for (number, mut leaf) in leaves {
             self.settle(&mut leaf, number, sealed)?;
             let (start, end) = (number * LEAF_SECTORS, (number + 1) * LEAF_SECTORS);
             leaf.mapped(number, start, end, |segment| self.first_lsn(segment), &mut mapped);
