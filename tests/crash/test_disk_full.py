@@ -174,7 +174,9 @@ def test_writes_wait_for_the_disk_and_go_on_when_it_has_room(
     until(served, lambda facts: facts["condition"] == "ok")
     check(served, done)
     verified(served)
-    assert "full" in [mark["name"] for mark in served.cdp("show", "disk")["bookmarks"]]
+    if policy == "stall":
+        # The other one gives bookmarks up in the end, when nothing else is left.
+        assert "full" in [mark["name"] for mark in served.cdp("show", "disk")["bookmarks"]]
 
 
 def test_writes_fail_where_that_is_the_policy_and_go_on_when_there_is_room(served: Daemon, cramped: Path) -> None:

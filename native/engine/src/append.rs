@@ -168,6 +168,7 @@ impl Volume {
     /// Ends the active segment and goes on in the spare one, with `next_lsn` or a larger one.
     pub(crate) fn roll(&self, writer: &mut Writer, next_lsn: u64, clock_epoch: u32) -> Result<()> {
         // At most one frozen segment: what is not sealed is in memory.
+        self.look_at_disk();
         if !self.index.frozen().is_empty() || self.spare.lock().is_none() {
             self.maintain()?;
         }

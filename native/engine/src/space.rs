@@ -289,6 +289,13 @@ impl Meter {
         self.reserve_due.store(0, Relaxed);
     }
 
+    /// Bytes that the disk has besides. What it has for the volume is a bound as a budget is one: segments are to be a small part of it.
+    pub fn set_room(&self, room: u64) {
+        let part = self.used().saturating_add(room) / SEGMENTS_A_BUDGET;
+        let most = self.marks.lock().1.segment_bytes;
+        self.segment_bytes.store(part.max(SEGMENT_MIN).min(most), Relaxed);
+    }
+
     /// Bytes after which a segment is full.
     pub fn segment_bytes(&self) -> u64 {
         self.segment_bytes.load(Relaxed)
