@@ -180,7 +180,7 @@ impl Volume {
         let Some(next) = self.spare.lock().take() else {
             return Err(Error::new(Kind::NoSpace, "there is no spare segment"));
         };
-        self.durability.leave(writer.segment.file.clone());
+        self.durability.leave(writer.segment.id, writer.segment.file.clone());
         self.index.files.put(next.id.0, next.file.clone());
         self.index.rotate(next.id.0, next_lsn);
         *writer = writer.go_on(next, clock_epoch);

@@ -187,8 +187,10 @@ impl Volume {
             return false;
         }
         // Before there is room, so that no write takes it.
+        self.gate.meter.set_reserve_is_out(true);
         self.gate.disk_filled();
         if self.storage.remove(RESERVE).and_then(|()| self.storage.sync_folder()).is_err() {
+            self.gate.meter.set_reserve_is_out(false);
             return false;
         }
         *given_up = Some(bytes);
@@ -213,6 +215,7 @@ impl Volume {
         let made = self.make_reserve((before - before / 16).max(RESERVE_MIN)).is_ok();
         if made {
             *given_up = None;
+            self.gate.meter.set_reserve_is_out(false);
             self.gate.meter.reserve_due.store(0, Relaxed);
         }
         Some(made)

@@ -100,6 +100,9 @@ impl Volume {
         // The sync of the footer is the sync of its segment's records too.
         let synced = ended.segment.file.sync();
         synced.map_err(|e| self.poison(format!("a sync of {} failed: {e}", file_name(item.id))))?;
+        // The writer's own descriptor knows of failures before the other was opened; it is done with.
+        let synced = self.durability.settle_left(item.id);
+        synced.map_err(|e| self.poison(format!("a sync of {} failed: {e}", file_name(item.id))))?;
         self.check_writable()?;
         let committed = self.manifest.lock().commit(&[Edit::SetSegment(item.clone())]);
         committed.map_err(|e| self.commit_failed(e))?;

@@ -4,7 +4,7 @@
 //! committed file. What is in the making (a footer before its commit, the output of a compaction) is not counted: the reserve is for it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -200,6 +200,8 @@ pub struct Meter {
     segment_bytes: AtomicU64,
     /// Bytes used when the disk refused more; NONE while it does not.
     full_at: AtomicU64,
+    /// The reserve on the disk was given up: what is free there is not for writes.
+    reserve_is_out: AtomicBool,
     policy: AtomicU8,
     /// Bytes used from which the reserve file has not the right size any more.
     pub reserve_due: AtomicU64,
@@ -220,6 +222,7 @@ impl Meter {
             soft: AtomicU64::new(NONE),
             segment_bytes: AtomicU64::new(segment_bytes),
             full_at: AtomicU64::new(NONE),
+            reserve_is_out: AtomicBool::new(false),
             policy: AtomicU8::new(policy as u8),
             reserve_due: AtomicU64::new(0),
             look: Mutex::default(),
@@ -319,6 +322,10 @@ impl Meter {
         self.promised.fetch_sub(bytes, Relaxed);
     }
 
+    pub fn set_reserve_is_out(&self, out: bool) {
+        self.reserve_is_out.store(out, Relaxed);
+    }
+
     /// The disk refused more.
     pub fn disk_filled(&self) {
         self.full_at.store(self.used(), Relaxed);
@@ -343,7 +350,7 @@ impl Meter {
 
     pub fn judge(&self, bytes: u64, class: Class) -> Verdict {
         let full_at = self.full_at.load(Relaxed);
-        if full_at != NONE && self.used().saturating_add(bytes) > full_at {
+        if full_at != NONE && (self.reserve_is_out.load(Relaxed) || self.used().saturating_add(bytes) > full_at) {
             return Verdict::Full;
         }
         self.marks.lock().1.judge(self.committed_bytes(), bytes, class)

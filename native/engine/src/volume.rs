@@ -374,6 +374,7 @@ impl Found {
         self.manifest.count_in(gate.clone());
         gate.meter.set_room(storage.room().unwrap_or(u64::MAX));
         if self.reserve_given_up.is_some() {
+            gate.meter.set_reserve_is_out(true);
             gate.meter.disk_filled();
         }
         gate
