@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,23 +81,24 @@ def gather(
     interval: int | None = None,
     list_flushes: bool = False,
 ) -> LogFacts:
-    """What the volume's journal says about the time from `since` to `until`; times outside its history mean its ends. `interval` in seconds, None: what suits."""
-    first, last = _bound(volume, since), _bound(volume, until)
+    """What the volume's journal says about the records after `since` up to `until`; times outside its history mean its ends. `interval` in seconds, None: what suits."""
+    span = _span(volume, since, until)
     native = volume.native
-    seconds = interval or interval_for(max(0, last.stamp - first.stamp))
-    length, rows = native.timeline(first.lsn, last.lsn, seconds * SECOND)
-    intervals = tuple(_interval(*row) for row in rows)
-    listed, left_out = _flushes(volume, first.lsn, last.lsn) if list_flushes else ((), _counted(intervals))
-    events = marks.events([control for control in native.controls() if first.lsn <= control[0] <= last.lsn])
+    seconds = interval or interval_for(max(0, span.until.stamp - span.since.stamp))
+    length, rows = native.timeline(span.since.lsn, span.upto, seconds * SECOND)
+    intervals = tuple(_interval(*row) for row in rows if span.holds(row[0], length))
+    listed, left_out = _flushes(volume, span) if list_flushes else ((), _counted(intervals))
+    controls = native.controls()
+    events = marks.events([it for it in controls if span.since.lsn < it[0] <= span.upto and span.holds(it[1])])
     return LogFacts(
         volume=facts,
-        since=instant_facts(first),
-        until=instant_facts(last),
+        since=instant_facts(span.since),
+        until=instant_facts(span.until),
         interval_seconds=length // SECOND,
         intervals=intervals,
         flush_points=listed,
         flush_points_left_out=left_out,
-        bookmarks=tuple(mark for mark in volume.bookmarks() if first.lsn <= mark.lsn <= last.lsn),
+        bookmarks=tuple(mark for mark in volume.bookmarks() if span.since.lsn <= mark.lsn <= span.until.lsn),
         events=tuple(events[-EVENTS_MAX:]),
         events_left_out=max(0, len(events) - EVENTS_MAX),
     )
@@ -135,14 +137,54 @@ def _interval(
     return IntervalFacts(stamp, data, zeros, raw, stored, overwritten, flushes, last_flush)
 
 
-def _flushes(volume: OpenVolume, first: int, last: int) -> tuple[tuple[FlushFacts, ...], int]:
-    lsns = volume.native.flush_points(first, last)
+def _flushes(volume: OpenVolume, span: _Span) -> tuple[tuple[FlushFacts, ...], int]:
+    lsns = volume.native.flush_points(span.since.lsn + 1, span.upto)
     stamps = volume.native.stamps(lsns[-FLUSH_POINTS_MAX:])
-    return tuple(FlushFacts(lsn, stamp) for lsn, stamp in stamps), len(lsns) - len(stamps)
+    listed = tuple(FlushFacts(lsn, stamp) for lsn, stamp in stamps if span.holds(stamp))
+    return listed, len(lsns) - len(stamps)
 
 
 def _counted(intervals: tuple[IntervalFacts, ...]) -> int:
     return sum(interval.flush_points for interval in intervals)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What is asked for: the records after `since` up to the LSN `upto`; of those, where it is said, what `holds`."""
+
+    since: Moment
+    until: Moment
+    upto: int
+    begin: int | None = None
+    end: int | None = None
+
+    def holds(self, stamp: int, length: int = 0) -> bool:
+        """Whether something of the time from `stamp` on belongs to it."""
+        return (self.begin is None or stamp + length > self.begin) and (self.end is None or stamp <= self.end)
+
+
+def _span(volume: OpenVolume, since: When, until: When) -> _Span:
+    first, last = _bound(volume, since), _bound(volume, until)
+    reach = volume.native.reach()
+    horizon: int = reach["horizon"]
+    # Below the horizon a time is the kept point before it, but what happened up to it lies behind that point: a span of time there is cut by stamps.
+    upto, begin, end = last.lsn, None, None
+    now = time.time_ns()
+    if first.lsn < horizon:
+        begin = _stamp(since, now)
+    if last.lsn < horizon and (end := _stamp(until, now)) is not None:
+        upto = next((lsn for lsn, _, _ in reach["points"] if lsn > last.lsn), horizon)
+    return _Span(first, last, upto, begin, end)
+
+
+def _stamp(wanted: When, now: int) -> int | None:
+    match wanted:
+        case At(stamp):
+            return stamp
+        case Ago(duration):
+            return now - duration
+        case _:
+            return None
 
 
 def _bound(volume: OpenVolume, wanted: When) -> Moment:

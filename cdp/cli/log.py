@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -24,6 +25,10 @@ from cdp.when import parse
 HEADINGS = ("TIME", "WRITES", "ZEROINGS", "WRITTEN", "STORED", "OVERWRITES", "FLUSHES", "LAST FLUSH")
 _LEAVE_OUT = ("ZEROINGS", "LAST FLUSH", "FLUSHES", "OVERWRITES", "STORED")
 """What a narrow terminal does without, in this order."""
+
+_STAMP_MIN = 1 << 58
+"""What is larger is a stamp, from 1979 on: no size, length or LSN of a volume comes near."""
+_BYTES = ("used", "soft", "hard", "size", "size_before", "length", "budget")
 
 
 def log(
@@ -89,16 +94,24 @@ def describe(item: FlushFacts | BookmarkFacts | EventFacts) -> str:
         case BookmarkFacts():
             return f"bookmark  {item.name}"
         case EventFacts():
-            return "  ".join((item.event, *(_detail(key, value) for key, value in item.details.items())))
+            return "  ".join((item.event, *(_detail(item.event, key, value) for key, value in item.details.items())))
 
 
-def _detail(key: str, value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        if key == "lsn" or key.endswith("_lsn"):
-            return f"{key}=lsn:{value}"
-        if key == "stamp" or key.endswith("_stamp"):
-            return f"{key.removesuffix('stamp')}time={human_time(value)}"
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+def _detail(event: str, key: str, value: Any) -> str:
+    name = key.removesuffix("_stamp")
+    if isinstance(value, str):
+        return (
+            f"{name}={value}"
+            if re.fullmatch(r"[\w./:@+-]+", value)
+            else f"{name}={json.dumps(value, ensure_ascii=False)}"
+        )
+    if not isinstance(value, int) or isinstance(value, bool):
+        return f"{name}={json.dumps(value, ensure_ascii=False)}"
+    if key == "lsn" or key.endswith("_lsn") or (event, key) == ("rollback", "to"):
+        return f"{name}=lsn:{value}"
+    if value >= _STAMP_MIN:
+        return f"{name}={human_time(value)}"
+    return f"{name}={human_bytes(value) if key in _BYTES else value}"
 
 
 def _cells(interval: IntervalFacts) -> tuple[str, ...]:

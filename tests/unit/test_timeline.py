@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp import marks
-from cdp.cli.log import HEADINGS, lines
+from cdp.cli.log import HEADINGS, describe, lines
 from cdp.errors import Invalid
 from cdp.facts import BookmarkFacts, EventFacts, FlushFacts, InstantFacts, IntervalFacts, LogFacts, VolumeFacts
 from cdp.timeline import ROWS_MAX, interval_for, interval_text, merge, parse_interval, sparkline
@@ -138,7 +138,12 @@ def test_a_sparkline_fits_and_no_written_minute_looks_silent(written: dict[int, 
 
 
 def long_log() -> LogFacts:
-    details = {"path": "/a-folder/with a long name/" + "x" * 90, "size": 1 << 40, "cut_lsn": 17, "seen_stamp": MINUTE}
+    details = {
+        "path": "/a-folder/with a long name/" + "x" * 90,
+        "size": 1 << 40,
+        "cut_lsn": 17,
+        "seen_stamp": 30_000_000 * MINUTE,
+    }
     return log_of(
         tuple(minute(n, 10**n) for n in range(1, 16)),
         (BookmarkFacts("before-the-" + "very-" * 20 + "big-upgrade", 9, 3 * MINUTE, 0),),
@@ -162,10 +167,25 @@ def test_a_pipe_gets_everything_and_a_thing_a_line() -> None:
     (heading,) = [line for line in printed if line.startswith("TIME")]
     assert all(name in heading for name in HEADINGS)
     assert len(printed) == 3 + 1 + 1 + len(merge(log)) + 1
-    assert any(
-        line.endswith("size=1099511627776  cut_lsn=lsn:17  seen_time=1970-01-01T00:01:00.000000000Z")
-        for line in printed
-    )
+    (event,) = [line for line in printed if "origin-accepted" in line]
+    assert event.endswith("  size=1 TiB  cut_lsn=lsn:17  seen=2027-01-15T08:00:00.000000000Z")
+
+
+def test_events_are_told_in_words() -> None:
+    events = [
+        EventFacts(5, MINUTE, "rollback", {"to": 3}),
+        EventFacts(6, MINUTE, "clock-step", {"from": 30_000_000 * MINUTE, "to": 29_000_000 * MINUTE}),
+        EventFacts(7, MINUTE, "stall", {"reason": "disk", "began": 30_000_000 * MINUTE}),
+        EventFacts(8, MINUTE, "history-shortened", {"reason": "a b", "used": 3 << 20, "soft": 5}),
+        EventFacts(9, MINUTE, "recovery", {"last_lsn": 7, "cut_lsn": None, "damage": 0}),
+    ]
+    assert [describe(event) for event in events] == [
+        "rollback  to=lsn:3",
+        "clock-step  from=2027-01-15T08:00:00.000000000Z  to=2025-02-19T21:20:00.000000000Z",
+        "stall  reason=disk  began=2027-01-15T08:00:00.000000000Z",
+        'history-shortened  reason="a b"  used=3 MiB  soft=5 B',
+        "recovery  last_lsn=lsn:7  cut_lsn=null  damage=0",
+    ]
 
 
 def test_what_is_printed_can_be_pasted_as_a_when() -> None:

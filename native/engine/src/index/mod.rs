@@ -6,6 +6,7 @@ pub mod activity;
 pub mod checkpoint;
 pub mod files;
 pub mod footer;
+pub mod fresh;
 pub mod leaf;
 pub mod map;
 pub mod memtable;

@@ -345,7 +345,7 @@ impl Sealed {
         key_of: impl Fn(&StampFence) -> u64,
         look: impl Fn(&Memtable, u64) -> T,
     ) -> Result<Vec<T>> {
-        let fences = self.ask(files, |footer| footer.stamps, |_| Vec::new())?;
+        let fences = self.stamp_fences(files)?;
         let mut near: Option<(usize, Memtable)> = None;
         let mut found = Vec::with_capacity(keys.len());
         for &key in keys {
@@ -358,6 +358,11 @@ impl Sealed {
             near = Some((fence, table));
         }
         Ok(found)
+    }
+
+    fn stamp_fences(&self, files: &Files) -> Result<Arc<Vec<StampFence>>> {
+        let load = || self.ask(files, |footer| footer.stamps, |_| Vec::new());
+        files.tables.get((self.item.nonce, 1), load, |fences| fences.len() * std::mem::size_of::<StampFence>())
     }
 
     /// The records between fence `after - 1` and fence `after`, from their batches; of the whole segment where these do not follow each other.
