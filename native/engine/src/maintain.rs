@@ -4,6 +4,7 @@
 //! before the writer may use it; one at a time does this work.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::journal::manifest::{Edit, SegmentItem, StateItem};
 use crate::journal::segment::{self, file_name, OpenSegment};
 use crate::journal::writer::Writer;
 use crate::options::Maintenance;
+use crate::space::{Class, Verdict};
 use crate::storage::{File, Storage};
 use crate::units::{round_up, Lsn, SegmentId, PAGE};
 use crate::volume::Volume;
@@ -65,10 +67,27 @@ impl Volume {
     }
 
     /// Keeps lookups short. The checkpoint first: it reads what a merge would mix with what lies before.
+    ///
+    /// It waits while there is no room, which is the writer's and compaction's, and is tried again when one more segment was sealed.
     fn tend_index(&self) -> Result<()> {
-        self.checkpoint_if_due()?;
         self.drop_old_checkpoints()?;
-        self.merge_if_due()
+        let sealed = self.index.sealed().last().map_or(0, |s| s.item.last_lsn.0);
+        if self.index_waits.load(Ordering::Relaxed) == sealed {
+            return Ok(());
+        }
+        match self.checkpoint_if_due().and_then(|()| self.merge_if_due()) {
+            Err(e) if e.kind == Kind::NoSpace => self.index_waits.store(sealed, Ordering::Relaxed),
+            other => other?,
+        }
+        Ok(())
+    }
+
+    /// NoSpace if the index may not grow by so much: a disk that is full, or a budget that is reached.
+    pub(crate) fn room_for_index(&self, bytes: u64) -> Result<()> {
+        if self.gate.meter.judge(bytes, Class::Data) == Verdict::Full {
+            return Err(Error::new(Kind::NoSpace, "the index waits for room"));
+        }
+        Ok(())
     }
 
     /// Seals what was ended and makes the spare.
