@@ -8,6 +8,7 @@ import contextlib
 import random
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -74,3 +75,30 @@ def test_the_reader_reads_clones(seed: int, steps: int, more: int, parent: str) 
         grandchild.drive(draw, more)
         both_read(child)
         both_read(grandchild)
+
+
+def test_a_look_beside_a_writer_that_compacts_finds_no_damage(tmp_path: Path) -> None:
+    """Segments vanish under the reader, and their files are used again."""
+    driven = Driven(lay_volume(tmp_path / "store", time.time_ns()))
+    thinned, done = threading.Event(), threading.Event()
+
+    def go_on() -> None:
+        draw = random.Random(1)
+        while not done.is_set():
+            driven.drive(draw, 30, thin=False)
+            driven.thin(draw)
+            thinned.set()
+
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    try:
+        for _ in range(12):
+            assert thinned.wait(60)
+            thinned.clear()
+            report = check_volume(driven.folder)
+            assert not report.damaged, report.findings
+            assert isinstance(restored(tmp_path / "store", tmp_path / "out", "latest"), bytes)
+    finally:
+        done.set()
+        writer.join()
+        driven.volume.close()

@@ -7,6 +7,7 @@
 //! it is looked up where its LSN lies now (`settle`), and a cached leaf is repaired when it is used next.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ use crate::faults::Faults;
 use crate::journal::batch::Meta;
 use crate::path::{Lineage, Path};
 
+/// Paths of views that are kept at hand.
+const PATHS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
 /// Keys of the live volume's leaves in the cache: this one, and one less for each rollback of this run. No LSN comes near.
 const LIVE: u64 = u64::MAX;
 /// A record that touches more leaves than this looks for the cached ones instead of trying each.
@@ -59,6 +62,8 @@ struct Inner {
     leaf_bytes: usize,
     published: u64,
     lineage: Arc<Lineage>,
+    /// Those of the views that were read last.
+    paths: LruCache<u64, Path>,
     /// The path of the live volume, open at its head.
     live_path: Path,
     live_key: u64,
@@ -72,6 +77,11 @@ struct Inner {
 }
 
 impl Inner {
+    /// What an LSN's path is never changes; with many rollbacks it is long.
+    fn path_of(&mut self, lsn: u64) -> Path {
+        self.paths.get_or_insert(lsn, || self.lineage.path(lsn)).clone()
+    }
+
     fn key(&self, at: At) -> u64 {
         match at {
             At::Live => self.live_key,
@@ -147,6 +157,7 @@ impl Index {
             live_path: lineage.path(u64::MAX),
             live_key: LIVE,
             lineage: Arc::new(lineage),
+            paths: LruCache::new(PATHS_MAX),
             retired: HashSet::new(),
             replacements: 0,
             leaves: LruCache::unbounded(),
@@ -409,8 +420,8 @@ impl Index {
         let (start, end) = (number * LEAF_SECTORS, (number + 1) * LEAF_SECTORS);
         let mut versions = Vec::new();
         let (sealed, frozen, path, state) = {
-            let inner = self.inner.lock();
-            let path = if let At::Lsn(lsn) = at { inner.lineage.path(lsn) } else { inner.live_path.clone() };
+            let mut inner = self.inner.lock();
+            let path = if let At::Lsn(lsn) = at { inner.path_of(lsn) } else { inner.live_path.clone() };
             inner.active.collect((start, end), &path, &mut versions);
             let state = (inner.key(at), inner.published, inner.moves, inner.shown_max, inner.replacements);
             (inner.sealed.clone(), inner.frozen.clone(), path, state)
