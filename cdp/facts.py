@@ -128,11 +128,13 @@ class PolicyFacts:
 
 @dataclass(frozen=True, slots=True)
 class PinFacts:
-    """Somebody reads the instant `lsn`. `held_bytes`: what it alone keeps from being freed, at most; None: nothing, or not known."""
+    """Something keeps the instant `lsn`: an open view or a bookmark (`name`). `held_bytes`: what it keeps from being freed, uncompressed and
+    at most; None: nothing yet, since it lies above the horizon, or more than was counted."""
 
     lsn: int
     kind: str
     stamp: int | None = None
+    name: str | None = None
     held_bytes: int | None = None
 
 

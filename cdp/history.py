@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cdp.description import SECTOR
 from cdp.errors import NotFound
 from cdp.facts import BookmarkFacts
 from cdp.retention.state import Mark, Pin, Point, Space
@@ -65,7 +66,7 @@ class NativeHistory:
 
     def minutes(self, since: int, until: int) -> Sequence[tuple[int, int]]:
         rows = self._native.activity(max(0, since - 1), min(until - 1, self._top))
-        return [(row[0], row[4]) for row in rows]
+        return [(minute, stored + SECTOR * zeros) for minute, _, zeros, _, stored in rows]
 
     def flushes(self, since: int, until: int) -> Sequence[int]:
         lsns = self._native.flush_points(since, min(until - 1, self._top))

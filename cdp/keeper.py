@@ -45,12 +45,9 @@ class Keeper:
         self._waiting: list[Event] = []
 
     @property
-    def shortened(self) -> bool:
-        return self._shortened
-
-    @property
-    def minimum_broken(self) -> bool:
-        return self._minimum_broken
+    def waits(self) -> bool:
+        """A step was taken and not measured yet: the next round should come soon."""
+        return self._given is not None
 
     def round(self, policy: Policy, now: int, *, force: bool = False) -> Plan | None:
         """Does what is due at the stamp `now`. What that was; None: nothing."""
@@ -59,7 +56,7 @@ class Keeper:
         self._tell()
         # Without the bytes of the window the shortage is overestimated: enough to see that there is none.
         space = history.space_of(told, 0, measured=self._is_measured(told))
-        pressed = shortage(space) > 0
+        pressed = shortage(space) > 0 and space.measured
         bookmarks = history.marks_of(self._volume.bookmarks())
         age_zero = min(now, native.latest().stamp)
         expired = sum(mark.expires_stamp is not None and mark.expires_stamp <= now for mark in bookmarks)

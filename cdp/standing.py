@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cdp import history, marks
@@ -11,7 +12,7 @@ from cdp.errors import NotFound
 from cdp.facts import CompactFacts, PinFacts, PolicyFacts, RetentionFacts, SpaceFacts, VolumeFacts
 from cdp.retention import policy as policies
 from cdp.retention.policy import Policy
-from cdp.retention.state import MINUTE, SECOND, Pin
+from cdp.retention.state import MINUTE, SECOND
 from cdp.volume import OpenVolume, instant_facts
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 PACE_MINUTES = 60
 """The time until full is told at the mean pace of as many minutes."""
+PINS_MAX = 64
+"""Instants that are listed as held, the oldest first."""
+EXTENTS_MAX = 16384
+"""Extents that are counted for one: a short call."""
 ROUNDS_MAX = 10_000
 """Of compaction, one after the other: more than a volume has segments."""
 
@@ -59,7 +64,7 @@ def retention_facts(opened: OpenVolume, volume: VolumeFacts) -> RetentionFacts:
         shortened=marks.condition(controls, "history-shortened", "history-whole"),
         minimum_broken=marks.condition(controls, "minimum-broken", "minimum-holds"),
         space=_space(opened, told),
-        pins=tuple(_pin(native, pin) for pin in history.pins_of(native)),
+        pins=_pins(opened, reach),
     )
 
 
@@ -130,8 +135,26 @@ def _disk_free(opened: OpenVolume) -> int | None:
     return disk.f_bavail * disk.f_frsize
 
 
-def _pin(native: _native.Volume, pin: Pin) -> PinFacts:
+def _pins(opened: OpenVolume, reach: Mapping[str, Any]) -> tuple[PinFacts, ...]:
+    """Open views, and the bookmarks below the horizon."""
+    native, horizon = opened.native, int(reach["horizon"])
+    views = [(pin.lsn, pin.kind, None) for pin in history.pins_of(native)]
+    marks_below = [(mark.lsn, "bookmark", mark.name) for mark in opened.bookmarks() if mark.lsn < horizon]
+    kept = [*(int(lsn) for lsn, _, _ in reach["points"]), horizon]
+    return tuple(_pin(native, kept, *pin) for pin in sorted([*views, *marks_below])[:PINS_MAX])
+
+
+def _pin(native: _native.Volume, kept: Sequence[int], lsn: int, kind: str, name: str | None) -> PinFacts:
     try:
-        return PinFacts(pin.lsn, pin.kind, native.instant_of_lsn(pin.lsn).stamp)
+        later = bisect_right(kept, lsn)
+        held = _changed(native, lsn, kept[later]) if later < len(kept) else None
+        return PinFacts(lsn, kind, native.instant_of_lsn(lsn).stamp, name, held)
     except NotFound:
-        return PinFacts(pin.lsn, pin.kind)  # Let go since.
+        return PinFacts(lsn, kind, name=name)  # Let go since.
+
+
+def _changed(native: _native.Volume, since: int, until: int) -> int | None:
+    """The bytes that were written between two instants: what only the earlier one shows is no more."""
+    before, after = native.view(since), native.view(until)
+    extents = after.changed(before, 0, after.size, EXTENTS_MAX)
+    return sum(length for _, length in extents) if len(extents) < EXTENTS_MAX else None

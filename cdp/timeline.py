@@ -81,7 +81,7 @@ def gather(
     interval: int | None = None,
     list_flushes: bool = False,
 ) -> LogFacts:
-    """What the volume's journal says about the time from `since` to `until`; times outside its history mean its ends. `interval` in seconds, None: what suits."""
+    """What the volume's journal says about the records after `since` up to `until`; times outside its history mean its ends. `interval` in seconds, None: what suits."""
     span = _span(volume, since, until)
     native = volume.native
     seconds = interval or interval_for(max(0, span.until.stamp - span.since.stamp))
@@ -89,7 +89,7 @@ def gather(
     intervals = tuple(_interval(*row) for row in rows if span.holds(row[0], length))
     listed, left_out = _flushes(volume, span) if list_flushes else ((), _counted(intervals))
     controls = native.controls()
-    events = marks.events([it for it in controls if span.since.lsn <= it[0] <= span.upto and span.holds(it[1])])
+    events = marks.events([it for it in controls if span.since.lsn < it[0] <= span.upto and span.holds(it[1])])
     return LogFacts(
         volume=facts,
         since=instant_facts(span.since),

@@ -45,7 +45,8 @@ class OpenVolume:
         self.entry = entry
         self._allowance: int | None = None
         self._allowed: tuple[int | None, str] | None = None
-        # Reentrant: the keeper takes bookmarks away while it holds them still.
+        # Who changes bookmarks or policy holds it; who reads takes what is there, for they are replaced, never changed. Reentrant: the
+        # keeper takes bookmarks away while nobody else may.
         self._marks_lock = threading.RLock()
         self.checking = threading.Lock()
         accepted = entry.description.origin
@@ -90,8 +91,7 @@ class OpenVolume:
 
     def bookmarks(self) -> list[BookmarkFacts]:
         """In the order of their instants."""
-        with self._marks_lock:
-            return sorted(self._bookmarks.values(), key=lambda mark: (mark.lsn, mark.name))
+        return sorted(self._bookmarks.values(), key=lambda mark: (mark.lsn, mark.name))
 
     def add_bookmark(
         self, name: str, wanted: When, *, force: bool = False, held: bool = False, expires_stamp: int | None = None
@@ -111,7 +111,7 @@ class OpenVolume:
             record = marks.bookmark_record(name, instant.lsn, instant.stamp, held=held, expires_stamp=expires_stamp)
             made = self.native.instant_of_lsn(self.native.append_control(record)).stamp
             mark = BookmarkFacts(name, instant.lsn, instant.stamp, made, held, expires_stamp)
-            self._bookmarks[name] = mark
+            self._bookmarks = {**self._bookmarks, name: mark}
             return mark
 
     def remove_bookmark(self, name: str) -> BookmarkFacts:
@@ -121,7 +121,7 @@ class OpenVolume:
             if mark is None:
                 raise NotFound(f"{self.entry.name} has no bookmark {name[:200]!r}")
             self.native.append_control(marks.removal_record(name))
-            del self._bookmarks[name]
+            self._bookmarks = {other: kept for other, kept in self._bookmarks.items() if other != name}
             return mark
 
     def policy(self) -> tuple[Policy, int | None]:

@@ -60,9 +60,8 @@ def bookmark(
 
 def expiry(text: str) -> int:
     """The stamp that `--expires` names: a time, or a length of time from now on."""
-    if text[:1].isdigit() and text[-1:].isalpha() and "T" not in text.upper():
-        span = spans.parse(text)
-        return time.time_ns() + (span or 0) * SECOND
+    if spans.is_span(text):
+        return time.time_ns() + (spans.parse(text) or 0) * SECOND
     wanted = parse(text)
     if not isinstance(wanted, At):
         raise Invalid(

@@ -130,7 +130,7 @@ def meaning(facts: RetentionFacts) -> dict[str, str | None]:
         "time until full": None
         if facts.space.seconds_until_full is None
         else f"{human_span(facts.space.seconds_until_full)}, at the pace of the last hour",
-        "pins": ", ".join(_pin(pin) for pin in facts.pins) or None,
+        "pins": "; ".join(_pin(pin) for pin in facts.pins) or None,
     }
 
 
@@ -147,7 +147,7 @@ def _space(space: SpaceFacts) -> str:
 
 def _pin(pin: PinFacts) -> str:
     held = "" if not pin.held_bytes else f", holds back up to {human_bytes(pin.held_bytes)}"
-    return f"{pin.kind} of lsn:{pin.lsn}{held}"
+    return (f"bookmark {pin.name}" if pin.name else f"{pin.kind} of lsn:{pin.lsn}") + held
 
 
 def _print_store(facts: StoreRetentionFacts) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from cdp.retention import tiers
 from cdp.retention.policy import Policy
-from cdp.retention.relief import Relief, relieve
+from cdp.retention.relief import Relief, relieve, shortage
 from cdp.retention.spans import Span
 from cdp.retention.state import MINUTE, SECOND, Facts, Mark, Point
 
@@ -73,7 +73,7 @@ def plan(policy: Policy, facts: Facts, now: int) -> Plan:
         drop_marks=tuple(mark.name for mark in (*expired, *((step.drop,) if step.drop else ()))),
         close_views=() if step.close_view is None else (step.close_view,),
         cut_stamp=_cut(facts, step, horizon),
-        gives_way=step.gives,
+        gives_way=step.gives and (step.close_view is None or step.close_view < facts.horizon.lsn),
     )
 
 
@@ -140,7 +140,9 @@ def _told(policy: Policy, facts: Facts, step: Relief, now: int) -> list[Event]:
 
 
 def _ended(policy: Policy, facts: Facts, now: int) -> list[Event]:
-    found = []
+    found: list[Event] = []
+    if shortage(facts.space) > 0:
+        return found
     if facts.minimum_broken and facts.cut_stamp <= now - policy.minimum * SECOND:
         found.append(Event("minimum-holds", {"minimum_seconds": policy.minimum}))
     promised = policy.promised

@@ -99,8 +99,8 @@ def check_budget(policy: Policy, size: int) -> None:
 def least_budget(size: int) -> int:
     """The smallest budget that a full disk of `size` incompressible bytes leaves room in.
 
-    1/16 for headers, index and checkpoints of writes of 4 KiB; slow-down begins at 7/8 of what lies outside the reserve, and the
-    live disk must stay below that.
+    1/16 for headers, index and checkpoints of writes of 4 KiB; and an eighth of what lies outside the reserve has to be dead or history, or
+    compaction would copy the live disk over and over.
     """
     hard = -(-(size + size // 16) * 8 // 7)
     # The reserve is four segments, and 128 segments fill a budget: of 4 MiB at least, of 64 MiB at most (native/engine/src/space.rs).

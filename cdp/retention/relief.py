@@ -1,7 +1,8 @@
 """What is given up when the space does not suffice, under `drop-oldest`: one step at a time, in one order.
 
     1  what is older than the guaranteed minimum: points, oldest first, then the oldest of the every-write window
-    2  open views and restores below the horizon, oldest first      from here on only while writes wait:
+    2  open views and restores that hold anything back, or would     from here on only while writes wait:
+       after the next step, oldest first
     3  points younger than the minimum
     4  the minimum itself: the every-write window, down to the newest record
     5  bookmarks that are not held, oldest first
@@ -10,7 +11,7 @@ Held bookmarks, clones and the live disk are no step: then the volume stalls.
 
 Invariants:
 - A step is taken only after the step before it was measured, and only if what compaction could free anyway is not enough.
-- Steps 2 to 5 are taken only while writes wait or fail; steps 3 to 5 only when no closable pin is left below the horizon.
+- Steps 2 to 5 are taken only while writes wait or fail, or nearly; steps 3 to 5 only when no closable pin is left below where they lead.
 """
 
 from __future__ import annotations
@@ -60,12 +61,16 @@ def relieve(policy: Policy, facts: Facts, marks: tuple[Mark, ...], now: int) -> 
 
 
 def _escalate(facts: Facts, marks: tuple[Mark, ...], need: int) -> Relief:
-    if pinned := [pin.lsn for pin in facts.pins if pin.closable and pin.lsn < facts.horizon.lsn]:
-        return Relief(close_view=min(pinned))
     newest = facts.history.last(facts.latest.stamp)
-    if newest is not None and (floor := _older(facts, marks, newest, need)) is not None:
+    floor = None if newest is None else _older(facts, marks, newest, need)
+    # Also those that would be in the way of the next step: a view goes before the minimum does.
+    pinned = [pin.lsn for pin in facts.pins if pin.closable and pin.lsn < max(facts.horizon.lsn, floor or 0)]
+    if pinned:
+        return Relief(close_view=min(pinned))
+    if floor is not None:
         return Relief(floor=floor, breaks_minimum=True)
-    loose = [mark for mark in marks if not mark.held and mark.lsn < facts.horizon.lsn]
+    kept = {point.lsn for point in facts.points}
+    loose = [mark for mark in marks if not mark.held and mark.lsn in kept]
     return Relief(drop=min(loose, key=lambda mark: (mark.lsn, mark.name))) if loose else NOTHING
 
 
@@ -91,20 +96,18 @@ def _older(facts: Facts, marks: tuple[Mark, ...], limit: Point, need: int) -> in
     points = [point.lsn for point in facts.points if point.lsn < limit.lsn and point.lsn not in kept_anyway]
     if points:
         return points[max(1, len(points) // POINTS_STEP) - 1] + 1
-    if facts.horizon.lsn >= limit.lsn:
-        return None
-    least = (facts.space.soft or 0) // WINDOW_STEP
-    return _after_bytes(facts, limit, max(need, least))
+    return _after_bytes(facts, limit, max(need, (facts.space.soft or 0) // WINDOW_STEP))
 
 
-def _after_bytes(facts: Facts, limit: Point, need: int) -> int:
-    """The LSN up to which the records from the horizon on stored `need` bytes, `limit` at most."""
-    stored = 0
-    for minute, here in facts.history.minutes(facts.horizon.lsn, limit.lsn):
-        if stored + here >= need:
+def _after_bytes(facts: Facts, limit: Point, need: int) -> int | None:
+    """The LSN up to which the records above the horizon wrote `need` bytes, `limit` at most; None if they wrote nothing."""
+    written = 0
+    for minute, here in facts.history.minutes(facts.horizon.lsn + 1, limit.lsn + 1):
+        if written + here >= need:
             # Within a minute, as if it had been written evenly: the next step measures what came of it.
-            stamp = minute * MINUTE + MINUTE * (need - stored) // max(1, here)
+            stamp = minute * MINUTE + MINUTE * (need - written) // max(1, here)
             found = facts.history.last(stamp, limit.lsn)
             return found.lsn if found is not None and found.lsn > facts.horizon.lsn else limit.lsn
-        stored += here
-    return limit.lsn
+        written += here
+    # What only told of something is no history to give up: it would be told of, again and again.
+    return limit.lsn if written else None

@@ -21,6 +21,11 @@ _PART = re.compile(r"([0-9]{1,12})([ywdhms])", re.ASCII)
 _TEXT_MAX = 100
 
 
+def is_span(text: str) -> bool:
+    """Whether a text looks like a length of time, and like no time of a calendar."""
+    return re.fullmatch(r"([0-9]+[a-z])+", text, re.ASCII) is not None
+
+
 def parse(text: str) -> Span:
     """The span that a text names; Invalid if it names none."""
     if text == "forever":

@@ -77,7 +77,10 @@ class History(Protocol):
         """The record, None if there is none of that LSN."""
 
     def minutes(self, since: int, until: int) -> Sequence[tuple[int, int]]:
-        """(minute since 1970, stored bytes) of the minutes with records from LSN `since` on, below `until`, ascending."""
+        """(minute since 1970, bytes) of the minutes with records from LSN `since` on, below `until`, ascending.
+
+        The bytes are those that data took, and something for each zeroing: it makes older data useless too. Control records have none.
+        """
 
     def flushes(self, since: int, until: int) -> Sequence[int]:
         """The flush points from LSN `since` on, below `until`, ascending."""

@@ -150,7 +150,7 @@ def branched_volume() -> Branching:
     made.append(
         Record(at + 61 * SECOND, (data(2, b"b" * 2 * SECTOR), trim(40, 4))),
         Record(at + 62 * SECOND, (control(type="bookmark", name="five", lsn=5),)),
-        Record(at + 63 * SECOND, (control(type="resize", size=72 * SECTOR),)),
+        Record(at + 63 * SECOND, (control(type="event", event="stall"),)),
         Record(at + 64 * SECOND, (data(0, noise.randbytes(4 * SECTOR)),)),
         sync=True,
     )

@@ -59,7 +59,8 @@ def test_the_daemon_keeps_what_the_policy_says_and_what_is_held(daemon: Daemon, 
     with connected(daemon.uri("disk", f"lsn:{lsns[1]}")) as view:
         cdp("retention", "disk", *NOTHING)
         facts = until(daemon, remote, lambda facts: facts.horizon.lsn > lsns[3])
-        assert [pin.lsn for pin in facts.pins] == [lsns[1]]
+        assert [(pin.kind, pin.lsn) for pin in facts.pins] == [("bookmark", lsns[0]), ("view", lsns[1])]
+        assert all(pin.held_bytes is not None and pin.held_bytes >= MIB for pin in facts.pins)
         assert facts.oldest.lsn == lsns[0]
         assert facts.points == 2
         assert bytes(view.pread(MIB, 0)) == content(MIB, 1)

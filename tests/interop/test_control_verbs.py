@@ -151,9 +151,7 @@ def test_the_log_is_one_timeline(history: list[tuple[int, bytes]], told: Cdp) ->
     (whole,) = told("log", "disk", "--interval", "36525d")["intervals"]
     # Each write lies by half over the one before.
     assert (whole["data_records"], whole["raw_bytes"], whole["overwritten_bytes"]) == (3, 3 * MIB, MIB)
-    part = told(
-        "log", "disk", "--since", f"lsn:{history[1][0] + 1}", "--until", f"lsn:{history[2][0]}", "--flush-points"
-    )
+    part = told("log", "disk", "--since", f"lsn:{history[1][0]}", "--until", f"lsn:{history[2][0]}", "--flush-points")
     assert [flush["lsn"] for flush in part["flush_points"]] == [history[2][0]]
     assert told("log", "disk", "--since", "@0", "--until", "2100-01-01T00:00:00Z")["since"]["lsn"] == 0
     printed = told.run("log", "disk").stdout
@@ -224,6 +222,33 @@ def test_verify_names_the_damage(told: Cdp, store: Path) -> None:
     findings = json.loads(done.stdout)["findings"]
     assert {finding["file"] for finding in findings} == {str(segment)}
     assert segment.name in told.run("verify", "disk", exit_code=7).stdout
+
+
+def test_verify_takes_a_rate(told: Cdp) -> None:
+    for rate in ("200MiB/s", "1MiB", "max"):
+        assert told("verify", "disk", "--rate", rate)["findings"] == []
+    assert "too few" in refusal(told, 2, "verify", "disk", "--rate", "5")
+    assert "no size" in refusal(told, 2, "verify", "disk", "--rate", "fast")
+
+
+def test_damage_that_the_daemon_finds_is_on_the_timeline_once(daemon: Daemon, store: Path) -> None:
+    cdp = daemon.cdp
+    cdp("create", "disk", "--size", "4MiB")
+    data = content(MIB, "damaged")
+    put(daemon.uri("disk"), 0, data)
+    lsn = latest(cdp)
+    (segment,) = (path for path in store.glob("volumes/*/segment-*") if data[:4096] in path.read_bytes())
+    flip(segment, segment.read_bytes().index(data[:4096]) + 5)
+    for _ in range(2):
+        assert "the live volume" in cdp.run("verify", "disk", exit_code=7).stdout
+    put(daemon.uri("disk"), 0, data)
+    assert "the live volume does not" in cdp.run("verify", "disk", exit_code=7).stdout
+    told = cdp("log", "disk")["events"]
+    (damage,) = [event for event in told if event["event"] == "damage"]
+    assert damage["details"]["offset"] == 0
+    assert damage["details"]["lsn"] <= lsn
+    assert [event["details"]["findings"] for event in told if event["event"] == "verified"] == [1, 1, 1]
+    assert f"lsn=lsn:{damage['details']['lsn']}" in cdp.run("log", "disk").stdout
 
 
 def test_verify_tells_of_a_damaged_description(told: Cdp, store: Path) -> None:

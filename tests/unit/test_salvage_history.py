@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,9 +182,14 @@ def test_a_run_is_compared_with_the_segments(tmp_path: Path) -> None:
     made.volume.seal()
     made.history.run(1, 1, 2)
     all_entries = made.history.entries(3)
-    for wrong, text in ((slice(0, 1), "it lacks data 1..2"), (slice(0, 3), "no segment has its data 0..1")):
+    foreign = (1, replace(all_entries[1][1], start=5))
+    for wrong, text in (
+        (all_entries[:1], "it lacks data 1..2"),
+        (all_entries[:3], "no segment has its data 0..1"),
+        ([*all_entries[:2], foreign], "no segment has its data 5..6"),
+    ):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(made.history, "entries", lambda _lsn, part=wrong: all_entries[part])
+            patch.setattr(made.history, "entries", lambda _lsn, part=wrong: part)
             made.history.run(1, 1, 2)
         (finding,) = _damage(made.volume.save(tmp_path / "store"))
         assert text in finding.text
@@ -230,6 +237,10 @@ def test_a_file_that_vanishes_while_a_writer_compacts_is_no_damage(
         return found
 
     monkeypatch.setattr(volume_module, "read_manifest", read_then_compact)
+    with contextlib.closing(open_volume(folder)) as volume:
+        assert not volume.report.damaged
+        assert looks > 1
+    looks = 0
     assert _damage(folder) == []
     looks = 0
     assert restored(tmp_path / "store", tmp_path / "out", "latest") == made.states[3]

@@ -3,6 +3,7 @@
 //! Each step is a process of its own, so that its peak memory is its own, and every figure is one line `name value`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,7 +55,8 @@ fn fill(folder: &Path, shape: &Shape, clean: bool) -> Outcome {
     let options = Options { maintenance: Maintenance::Inline, ..Options::default() };
     let written = history::fill(folder, shape, options, clean)?;
     let seconds = began.elapsed().as_secs_f64();
-    println!("{written:?}");
+    let index = written.checkpoints.load(Relaxed) + written.merged_runs.load(Relaxed) + sizes::of(folder)?.footers;
+    println!("written_index_bytes_a_write {:.1}", index as f64 / shape.writes as f64);
     println!("fill_s {seconds:.1}\nfill_writes_a_second {:.0}", shape.writes as f64 / seconds);
     Ok(())
 }
@@ -73,7 +75,7 @@ fn open(folder: &Path) -> Outcome {
     let options = Options { maintenance: Maintenance::Inline, ..Options::default() };
     let volume = Volume::open(Arc::new(Disk::new(folder)?), None, options)?;
     println!("open_ms {:.1}", began.elapsed().as_secs_f64() * 1e3);
-    println!("was_clean {}", volume.status().was_clean);
+    println!("was_clean {}", u8::from(volume.status().was_clean));
     volume.close()?;
     Ok(())
 }

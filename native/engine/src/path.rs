@@ -5,70 +5,92 @@
 
 use std::sync::Arc;
 
-/// Intervals `(after, upto]` of LSNs, ascending.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Intervals `(after, upto]` of LSNs, ascending. Cheap to clone and to cut off below: a path may have as many intervals as there were rollbacks.
+#[derive(Clone, Debug)]
 pub struct Path {
-    intervals: Arc<[(u64, u64)]>,
+    /// Those from `skip` on, as far as they lie above `over`.
+    all: Arc<[(u64, u64)]>,
+    skip: usize,
+    over: u64,
+}
+
+impl PartialEq for Path {
+    fn eq(&self, other: &Path) -> bool {
+        self.intervals() == other.intervals()
+    }
+}
+
+impl Eq for Path {}
+
+impl FromIterator<(u64, u64)> for Path {
+    fn from_iter<T: IntoIterator<Item = (u64, u64)>>(intervals: T) -> Path {
+        Path { all: intervals.into_iter().collect(), skip: 0, over: 0 }
+    }
 }
 
 impl Path {
     /// The records `(after, upto]`.
     pub fn between(after: u64, upto: u64) -> Path {
-        Path { intervals: if after < upto { Arc::new([(after, upto)]) } else { Arc::new([]) } }
+        Some((after, upto)).into_iter().filter(|&(after, upto)| after < upto).collect()
+    }
+
+    fn part(&self) -> &[(u64, u64)] {
+        &self.all[self.skip..]
+    }
+
+    /// Where the first interval that ends at or above `lsn` begins.
+    fn begin(&self, lsn: u64) -> Option<u64> {
+        let part = self.part();
+        // Most of a long history lies before the first rollback.
+        let at = if part.first()?.1 >= lsn { 0 } else { part.partition_point(|&(_, upto)| upto < lsn) };
+        part.get(at).map(|&(after, _)| after.max(self.over))
     }
 
     pub fn contains(&self, lsn: u64) -> bool {
-        let at = self.intervals.partition_point(|&(_, upto)| upto < lsn);
-        self.intervals.get(at).is_some_and(|&(after, _)| after < lsn)
+        self.begin(lsn).is_some_and(|after| after < lsn)
     }
 
     /// True if the state at `lsn` is a part of this path: what a checkpoint there says holds for it. (A rollback is not on its own path, but what follows it is.)
     pub fn passes(&self, lsn: u64) -> bool {
-        let at = self.intervals.partition_point(|&(_, upto)| upto < lsn);
-        self.contains(lsn) || self.intervals.get(at).is_some_and(|&(after, _)| after == lsn)
+        self.begin(lsn).is_some_and(|after| after <= lsn)
     }
 
     /// The largest LSN at or below `lsn` whose state is a part of this path.
     pub fn floor(&self, lsn: u64) -> Option<u64> {
-        let at = self.intervals.partition_point(|&(after, _)| after < lsn);
-        at.checked_sub(1).map(|i| self.intervals[i].1.min(lsn))
+        let at = self.part().partition_point(|&(after, _)| after.max(self.over) < lsn);
+        at.checked_sub(1).map(|i| self.part()[i].1.min(lsn))
     }
 
     /// True if a record in `first..=last` may be on the path.
     pub fn meets(&self, first: u64, last: u64) -> bool {
-        let at = self.intervals.partition_point(|&(_, upto)| upto < first);
-        self.intervals.get(at).is_some_and(|&(after, _)| after < last)
+        self.begin(first).is_some_and(|after| after < last)
     }
 
     /// The part of it above an LSN.
     pub fn above(&self, lsn: u64) -> Path {
-        if self.intervals.first().is_none_or(|&(after, _)| after >= lsn) {
-            return self.clone();
-        }
-        let part = self.intervals.iter().filter(|&&(_, upto)| upto > lsn).map(|&(after, upto)| (after.max(lsn), upto));
-        Path { intervals: part.collect() }
+        let skip = self.skip + self.part().partition_point(|&(_, upto)| upto <= lsn);
+        Path { all: self.all.clone(), skip, over: self.over.max(lsn) }
     }
 
     /// The part of it at or below an LSN.
     pub fn upto(&self, lsn: u64) -> Path {
-        let part =
-            self.intervals.iter().filter(|&&(after, _)| after < lsn).map(|&(after, upto)| (after, upto.min(lsn)));
-        Path { intervals: part.collect() }
+        let part = self.intervals().into_iter().filter(|&(after, _)| after < lsn);
+        part.map(|(after, upto)| (after, upto.min(lsn))).collect()
     }
 
     /// The largest LSN that can be on it; 0 if nothing can.
     pub fn head(&self) -> u64 {
-        self.intervals.last().map_or(0, |&(_, upto)| upto)
+        self.part().last().map_or(0, |&(_, upto)| upto)
     }
 
-    pub fn intervals(&self) -> &[(u64, u64)] {
-        &self.intervals
+    pub fn intervals(&self) -> Vec<(u64, u64)> {
+        self.part().iter().map(|&(after, upto)| (after.max(self.over), upto)).collect()
     }
 
     /// What is on exactly one of the two, ascending: the records that make two instants differ.
     pub fn difference(&self, other: &Path) -> Path {
         let mut edges: Vec<u64> =
-            self.intervals.iter().chain(other.intervals.iter()).flat_map(|&(after, upto)| [after, upto]).collect();
+            self.intervals().into_iter().chain(other.intervals()).flat_map(|(after, upto)| [after, upto]).collect();
         edges.sort_unstable();
         // Every edge flips membership of one of the two, so an edge that both have flips nothing.
         let mut flips: Vec<u64> = Vec::new();
@@ -79,7 +101,7 @@ impl Path {
                 flips.push(edge);
             }
         }
-        Path { intervals: flips.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect() }
+        flips.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
     }
 }
 
@@ -113,7 +135,7 @@ impl Lineage {
         let mut upto = lsn;
         let mut known = &self.branches[..];
         loop {
-            known = &known[..known.partition_point(|&(n, _)| n <= upto)];
+            known = upto_lsn(known, upto);
             let Some(&(n, to)) = known.last() else {
                 intervals.push((0, upto));
                 break;
@@ -123,8 +145,18 @@ impl Lineage {
         }
         intervals.retain(|&(after, upto)| after < upto);
         intervals.reverse();
-        Path { intervals: intervals.into() }
+        intervals.into_iter().collect()
     }
+}
+
+/// The branches up to an LSN. Looks from the end on, in growing steps: a path goes back from branch to branch, and the next one is mostly near.
+fn upto_lsn(branches: &[(u64, u64)], lsn: u64) -> &[(u64, u64)] {
+    let mut step = 1;
+    while step <= branches.len() && branches[branches.len() - step].0 > lsn {
+        step *= 2;
+    }
+    let from = branches.len().saturating_sub(step);
+    &branches[..from + branches[from..].partition_point(|&(n, _)| n <= lsn)]
 }
 
 #[cfg(test)]

@@ -107,7 +107,8 @@ impl Marks {
         let segment_bytes = (budget / SEGMENTS_A_BUDGET).max(SEGMENT_MIN).min(segment_bytes);
         let reserve = (RESERVE_SEGMENTS * segment_bytes).min(budget / 4);
         let hard = budget - reserve;
-        Marks { soft: hard / 8 * 7, hard, reserve, segment_bytes }
+        // A thirty-second between the marks: what lies above the soft one is lost to history and makes compaction dearer.
+        Marks { soft: hard / 32 * 31, hard, reserve, segment_bytes }
     }
 
     /// How far above the soft mark: 1 at the hard one.
@@ -351,7 +352,7 @@ impl Meter {
         if marks.hard == NONE {
             return 0;
         }
-        self.used().saturating_sub(marks.soft - (marks.hard - marks.soft) / 2)
+        self.used().saturating_sub(marks.soft - (marks.hard - marks.soft))
     }
 
     /// How far writes are from waiting: 0 up to the soft mark, 1 at the hard one.

@@ -53,15 +53,17 @@ impl Volume {
             return Ok(Some(what));
         }
         let sealed = self.index.sealed();
-        let below: Vec<Unit> =
-            sealed.within(item.first_lsn.0, item.last_lsn.0).iter().cloned().map(Unit::Segment).collect();
+        let within = sealed.within(item.first_lsn.0, item.last_lsn.0);
+        let compacted = within.iter().any(|segment| segment.item.compacted);
+        let below: Vec<Unit> = within.iter().cloned().map(Unit::Segment).collect();
         // A damaged footer is another finding: its batches say what it said.
         self.find_damage(&below)?;
         match Merged::new(*item).names(&self.index.files, &sealed) {
-            Ok((_, 0)) => {
-                let differs = self.difference(item, &below, &*file)?;
-                Ok(differs.map(|at| format!("it differs from what the segments say, at offset {at}")))
-            }
+            Ok((_, 0)) => match self.difference(item, &below, &*file)? {
+                // It names none that was replaced, but what has no data, and so no place, is not named.
+                Some(_) if compacted => self.missing(item, &below, &*file),
+                differs => Ok(differs.map(|at| format!("it differs from what the segments say, at offset {at}"))),
+            },
             Ok(_) => self.missing(item, &below, &*file),
             Err(e) if e.kind == Kind::Corrupt => Ok(Some(e.message)),
             Err(e) => Err(e),

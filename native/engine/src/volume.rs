@@ -74,7 +74,7 @@ pub struct Volume {
     pub(crate) checkpoints_looked: Mutex<Looked>,
     pub(crate) background: Background,
     /// Of compaction: when it last gave way, and the next LSN then.
-    pub(crate) pace: Mutex<(u64, u64)>,
+    pub(crate) pace: Mutex<(Option<std::time::Instant>, u64)>,
     pub(crate) maintenance: Mutex<()>,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
     pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -354,7 +354,7 @@ impl Found {
             compaction: Mutex::new(()),
             checkpoints_looked: Mutex::default(),
             background: Background::default(),
-            pace: Mutex::new((0, 0)),
+            pace: Mutex::new((None, 0)),
             maintenance: Mutex::new(()),
             maintenance_wake: Arc::default(),
             maintenance_thread: Mutex::new(None),

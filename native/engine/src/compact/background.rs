@@ -4,7 +4,7 @@
 //! become old; a cycle that gave nothing is not repeated before something changed.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -101,6 +101,7 @@ fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
         if volume.is_closed() || volume.poison.get().is_some() {
             continue;
         }
+        *volume.pace.lock() = (Some(now()), volume.ring.clock().0);
         let now = volume.seen();
         let need = volume.room_needed();
         let due =
@@ -126,6 +127,12 @@ fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
             }
         }
     }
+}
+
+/// How long work takes is no part of what a volume does: the clock of stamps may be stepped, and a simulated one stands still.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Instant {
+    Instant::now()
 }
 
 impl Volume {
@@ -157,25 +164,18 @@ impl Volume {
             return Err(Error::new(Kind::Closed, "the volume is closed"));
         }
         let share = SHARE_IDLE + (1.0 - SHARE_IDLE) * self.debt();
-        let now = self.storage.now();
-        let (mut last, admitted) = {
-            let pace = self.pace.lock();
-            (pace.0, pace.1)
-        };
+        let (last, admitted) = *self.pace.lock();
         let latest = self.ring.clock().0;
-        if latest != admitted && last != 0 && share < 1.0 {
-            let worked = now.saturating_sub(last);
-            let pause = Duration::from_nanos((worked as f64 * (1.0 - share) / share) as u64).min(PAUSE_MAX);
+        if latest != admitted && share < 1.0 {
+            let worked = last.map_or(Duration::ZERO, |last| last.elapsed());
+            let pause = worked.mul_f64((1.0 - share) / share).min(PAUSE_MAX);
             let (wake, changed) = &**shared;
             let mut wake = wake.lock();
-            if !wake.stop && !wake.called {
+            if !wake.stop {
                 changed.wait_for(&mut wake, pause);
             }
-            last = self.storage.now();
-        } else {
-            last = now;
         }
-        *self.pace.lock() = (last, latest);
+        *self.pace.lock() = (Some(now()), latest);
         Ok(())
     }
 }

@@ -267,16 +267,28 @@ impl Checkpoint {
     }
 }
 
+/// The versions of a shard, in the order of their LSNs, for each leaf that they touch.
+pub fn by_leaf(shard: u64, versions: &[Version]) -> BTreeMap<u64, Vec<Version>> {
+    let mut leaves: BTreeMap<u64, Vec<Version>> = BTreeMap::new();
+    for version in versions {
+        touched(shard, version).for_each(|number| leaves.entry(number).or_default().push(*version));
+    }
+    leaves
+}
+
+fn touched(shard: u64, version: &Version) -> std::ops::RangeInclusive<u64> {
+    let (first, last) = (shard * SHARD_SECTORS / LEAF_SECTORS, (shard + 1) * SHARD_SECTORS / LEAF_SECTORS);
+    (version.start / LEAF_SECTORS).max(first)..=((version.end() - 1) / LEAF_SECTORS).min(last - 1)
+}
+
 /// Lays versions, in the order of their LSNs, over the leaves of a shard. `segment_lsn` gives the first LSN of a segment.
 pub fn lay(leaves: &mut BTreeMap<u64, Leaf>, shard: u64, versions: &[Version], segment_lsn: impl Fn(u32) -> u64) {
-    let (first, last) = (shard * SHARD_SECTORS / LEAF_SECTORS, (shard + 1) * SHARD_SECTORS / LEAF_SECTORS);
     for version in versions {
         let lsn = match version.place {
             Place::Data { segment, .. } => segment_lsn(segment),
             _ => 0,
         };
-        let touched = (version.start / LEAF_SECTORS).max(first)..=((version.end() - 1) / LEAF_SECTORS).min(last - 1);
-        for number in touched {
+        for number in touched(shard, version) {
             leaves.entry(number).or_default().overlay(number, version, lsn);
         }
     }

@@ -9,6 +9,10 @@ use super::{Place, Version, LEAF_SECTORS, LOCATE};
 
 const ZERO: u32 = 0;
 const DAMAGED: u32 = u32::MAX;
+/// Of a cell that no version covers.
+const NOBODY: u32 = u32::MAX;
+/// Versions from which on cells are cheaper than inserting: scanning them costs a few microseconds.
+const CELLS_WORTH: usize = 48;
 
 /// For data: where its payload is. For zeros nothing but the range counts. For damage the LSN is in `lsn_low`, `lsn_high`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,31 @@ struct Packed {
 const _: () = assert!(std::mem::size_of::<Packed>() == 20);
 
 impl Packed {
+    /// The sectors `start..end` of a version, which lie in the leaf that begins at `base`.
+    fn of(version: &Version, base: u64, (start, end): (u64, u64), segment_lsn: u64) -> Packed {
+        let skipped = start - version.start;
+        let (first, sectors) = ((start - base) as u16, (end - start) as u16);
+        match version.place {
+            Place::Data { segment, offset, stored, skip, record_sectors } => Packed {
+                start: first,
+                sectors,
+                segment,
+                lsn_low: (version.lsn - segment_lsn) as u32,
+                offset,
+                shape: stored | (u32::from(skip) + skipped as u32) << 17 | (u32::from(record_sectors) - 1) << 24,
+            },
+            Place::Zero => Packed { start: first, sectors, segment: ZERO, lsn_low: 0, offset: 0, shape: 0 },
+            Place::Damaged => Packed {
+                start: first,
+                sectors,
+                segment: DAMAGED,
+                lsn_low: version.lsn as u32,
+                offset: (version.lsn >> 32) as u32,
+                shape: 0,
+            },
+        }
+    }
+
     fn end(&self) -> u32 {
         u32::from(self.start) + u32::from(self.sectors)
     }
@@ -101,28 +130,44 @@ impl Leaf {
         if start >= end {
             return;
         }
-        let skipped = start - version.start;
-        let (first, sectors) = ((start - base) as u16, (end - start) as u16);
-        let packed = match version.place {
-            Place::Data { segment, offset, stored, skip, record_sectors } => Packed {
-                start: first,
-                sectors,
-                segment,
-                lsn_low: (version.lsn - segment_lsn) as u32,
-                offset,
-                shape: stored | (u32::from(skip) + skipped as u32) << 17 | (u32::from(record_sectors) - 1) << 24,
-            },
-            Place::Zero => Packed { start: first, sectors, segment: ZERO, lsn_low: 0, offset: 0, shape: 0 },
-            Place::Damaged => Packed {
-                start: first,
-                sectors,
-                segment: DAMAGED,
-                lsn_low: version.lsn as u32,
-                offset: (version.lsn >> 32) as u32,
-                shape: 0,
-            },
-        };
-        self.insert(packed);
+        self.insert(Packed::of(version, base, (start, end), segment_lsn));
+    }
+
+    /// What overlaying the versions, ascending by LSN, would make of an empty leaf: one cell a sector, so that many versions cost little each.
+    pub fn paint(leaf: u64, versions: &[Version], segment_lsn: impl Fn(&Version) -> u64) -> Leaf {
+        let base = leaf * LEAF_SECTORS;
+        let mut painted = Leaf::default();
+        if versions.len() < CELLS_WORTH {
+            versions.iter().for_each(|version| painted.overlay(leaf, version, segment_lsn(version)));
+            return painted;
+        }
+        let mut cells = vec![NOBODY; LEAF_SECTORS as usize];
+        for (i, version) in versions.iter().enumerate() {
+            let (start, end) = (version.start.max(base), version.end().min(base + LEAF_SECTORS));
+            if start < end {
+                cells[(start - base) as usize..(end - base) as usize].fill(i as u32);
+            }
+        }
+        let mut at = 0;
+        for run in cells.chunk_by(|a, b| a == b) {
+            let start = base + at;
+            at += run.len() as u64;
+            if run[0] != NOBODY {
+                let version = &versions[run[0] as usize];
+                painted.append(Packed::of(version, base, (start, base + at), segment_lsn(version)));
+            }
+        }
+        painted
+    }
+
+    /// Adds an extent behind all others.
+    fn append(&mut self, new: Packed) {
+        match self.extents.last_mut() {
+            Some(last) if last.is_zero() && new.is_zero() && last.end() == u32::from(new.start) => {
+                last.sectors += new.sectors;
+            }
+            _ => self.extents.push(new),
+        }
     }
 
     /// True if a payload of it lies in such a segment.
@@ -281,6 +326,7 @@ mod tests {
             let leaf_number = random(&mut random_seed, 5);
             let base = leaf_number * LEAF_SECTORS;
             let mut leaf = Leaf::default();
+            let mut all = Vec::new();
             let mut cells: Vec<Option<(u64, Place)>> = vec![None; LEAF_SECTORS as usize];
             for lsn in 1..300u64 {
                 let sectors = 1 + random(&mut random_seed, 128);
@@ -309,6 +355,10 @@ mod tests {
                     cells[(sector - base) as usize] = Some((if place == Place::Zero { 0 } else { lsn }, place));
                 }
                 check(&leaf, leaf_number, &cells);
+                all.push(version);
+                if lsn % 20 == 0 {
+                    check(&Leaf::paint(leaf_number, &all, |_| 0), leaf_number, &cells);
+                }
             }
         }
     }

@@ -7,6 +7,7 @@
 //! it is looked up where its LSN lies now (`settle`), and a cached leaf is repaired when it is used next.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ use crate::faults::Faults;
 use crate::journal::batch::Meta;
 use crate::path::{Lineage, Path};
 
+/// Paths of views that are kept at hand.
+const PATHS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
 /// Keys of the live volume's leaves in the cache: this one, and one less for each rollback of this run. No LSN comes near.
 const LIVE: u64 = u64::MAX;
 /// A record that touches more leaves than this looks for the cached ones instead of trying each.
@@ -59,6 +62,8 @@ struct Inner {
     leaf_bytes: usize,
     published: u64,
     lineage: Arc<Lineage>,
+    /// Those of the views that were read last.
+    paths: LruCache<u64, Path>,
     /// The path of the live volume, open at its head.
     live_path: Path,
     live_key: u64,
@@ -72,6 +77,11 @@ struct Inner {
 }
 
 impl Inner {
+    /// What an LSN's path is never changes; with many rollbacks it is long.
+    fn path_of(&mut self, lsn: u64) -> Path {
+        self.paths.get_or_insert(lsn, || self.lineage.path(lsn)).clone()
+    }
+
     fn key(&self, at: At) -> u64 {
         match at {
             At::Live => self.live_key,
@@ -147,6 +157,7 @@ impl Index {
             live_path: lineage.path(u64::MAX),
             live_key: LIVE,
             lineage: Arc::new(lineage),
+            paths: LruCache::new(PATHS_MAX),
             retired: HashSet::new(),
             replacements: 0,
             leaves: LruCache::unbounded(),
@@ -409,8 +420,8 @@ impl Index {
         let (start, end) = (number * LEAF_SECTORS, (number + 1) * LEAF_SECTORS);
         let mut versions = Vec::new();
         let (sealed, frozen, path, state) = {
-            let inner = self.inner.lock();
-            let path = if let At::Lsn(lsn) = at { inner.lineage.path(lsn) } else { inner.live_path.clone() };
+            let mut inner = self.inner.lock();
+            let path = if let At::Lsn(lsn) = at { inner.path_of(lsn) } else { inner.live_path.clone() };
             inner.active.collect((start, end), &path, &mut versions);
             let state = (inner.key(at), inner.published, inner.moves, inner.shown_max, inner.replacements);
             (inner.sealed.clone(), inner.frozen.clone(), path, state)
@@ -418,9 +429,8 @@ impl Index {
         let (key, published, moves, shown_max, replacements) = state;
         frozen.iter().for_each(|table| table.collect((start, end), &path, &mut versions));
         self.collect_sealed(&sealed, (start, end), &path, &mut versions)?;
-        let mut leaf = Leaf::default();
+        let mut leaf = self.paint(number, versions, shown_max);
         leaf.checked = replacements;
-        self.paint(&mut leaf, number, versions, shown_max);
         self.settle(&mut leaf, number, &sealed)?;
         let mut inner = self.inner.lock();
         if inner.shown_max != shown_max || (at == At::Live && (inner.moves != moves || inner.live_key != key)) {
@@ -429,7 +439,7 @@ impl Index {
         if at == At::Live {
             let mut newer = Vec::new();
             inner.active.collect((start, end), &path.above(published), &mut newer);
-            self.paint(&mut leaf, number, newer, shown_max);
+            self.overlay_all(&mut leaf, number, newer, shown_max);
         }
         leaf.shrink();
         leaf.mapped(number, first, last, |segment| self.first_lsn(segment), out);
@@ -580,9 +590,11 @@ impl Index {
 
     fn flatten(&self, shard: u64, mut versions: Vec<Version>, sealed: &SealedSet) -> Result<Vec<Version>> {
         versions.sort_unstable_by_key(|v| v.lsn);
-        let mut leaves = BTreeMap::new();
-        checkpoint::lay(&mut leaves, shard, &versions, |segment| self.first_lsn(segment));
-        self.map_of(leaves, sealed)
+        let by_leaf = checkpoint::by_leaf(shard, &versions);
+        let paint = |(number, versions): (u64, Vec<Version>)| {
+            (number, Leaf::paint(number, &versions, |version| self.segment_lsn(version)))
+        };
+        self.map_of(by_leaf.into_iter().map(paint).collect(), sealed)
     }
 
     fn map_of(&self, leaves: BTreeMap<u64, Leaf>, sealed: &SealedSet) -> Result<Vec<Version>> {
@@ -596,17 +608,20 @@ impl Index {
         Ok(mapped.into_iter().map(version).collect())
     }
 
-    fn paint(&self, leaf: &mut Leaf, number: u64, mut versions: Vec<Version>, shown_max: u64) {
-        versions.sort_unstable_by_key(|v| v.lsn);
-        for mut version in versions {
-            if version.lsn > shown_max {
-                version.place = Place::Damaged;
-            }
-            let segment_lsn = match version.place {
-                Place::Data { segment, .. } => self.first_lsn(segment),
-                _ => 0,
-            };
-            leaf.overlay(number, &version, segment_lsn);
+    fn paint(&self, number: u64, mut versions: Vec<Version>, shown_max: u64) -> Leaf {
+        sort_and_hide(&mut versions, shown_max);
+        Leaf::paint(number, &versions, |version| self.segment_lsn(version))
+    }
+
+    fn overlay_all(&self, leaf: &mut Leaf, number: u64, mut versions: Vec<Version>, shown_max: u64) {
+        sort_and_hide(&mut versions, shown_max);
+        versions.iter().for_each(|version| leaf.overlay(number, version, self.segment_lsn(version)));
+    }
+
+    fn segment_lsn(&self, version: &Version) -> u64 {
+        match version.place {
+            Place::Data { segment, .. } => self.first_lsn(segment),
+            _ => 0,
         }
     }
 
@@ -620,6 +635,12 @@ impl Index {
             inner.leaf_bytes -= leaf.bytes();
         }
     }
+}
+
+/// In the order of LSNs; what a failed sync may have lost is damage.
+fn sort_and_hide(versions: &mut [Version], shown_max: u64) {
+    versions.sort_unstable_by_key(|v| v.lsn);
+    versions.iter_mut().filter(|v| v.lsn > shown_max).for_each(|v| v.place = Place::Damaged);
 }
 
 fn shard_range(shard: u64) -> (u64, u64) {
