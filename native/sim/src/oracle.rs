@@ -118,6 +118,16 @@ impl Oracle {
         self.records.push(Record { lsn: last + 1, change, fate: Fate::Open });
     }
 
+    /// The newest rollback that the volume lists: one that was refused got its number behind records of the engine's own.
+    pub fn rolled_back(&mut self, lsn: u64) {
+        let guessed = |r: &Record| r.fate == Fate::Open && matches!(r.change, Change::Rollback { .. });
+        let Some(at) = self.records.iter().rposition(guessed) else { return };
+        let next = self.records.get(at + 1).map_or(u64::MAX, |r| r.lsn);
+        if (self.records[at].lsn + 1..next).contains(&lsn) {
+            self.records[at].lsn = lsn;
+        }
+    }
+
     pub fn replied(&mut self, lsn: u64) {
         self.record(lsn).fate = Fate::Done;
         self.replied = self.replied.max(lsn);
