@@ -119,6 +119,9 @@ impl Volume {
         // The sync of the footer is the sync of its segment's records too.
         let synced = ended.segment.file.sync();
         synced.map_err(|e| self.poison(format!("a sync of {} failed: {e}", file_name(item.id))))?;
+        // The writer's own descriptor knows of failures before the other was opened; it is done with.
+        let synced = self.durability.settle_left(item.id);
+        synced.map_err(|e| self.poison(format!("a sync of {} failed: {e}", file_name(item.id))))?;
         self.check_writable()?;
         let committed = self.manifest.lock().commit(&[Edit::SetSegment(item.clone())]);
         committed.map_err(|e| self.commit_failed(e))?;
@@ -159,10 +162,7 @@ impl Volume {
             return Ok(());
         }
         let result = match self.writer.lock().as_mut() {
-            Some(writer) if writer.has_news(self.durability.record()) => {
-                let next = self.ring.published() + 1;
-                self.append_empty(writer, next.max(writer.previous_lsn + 1))
-            }
+            Some(writer) if writer.has_news(self.durability.record()) => self.append_empty(writer),
             _ => Ok(()),
         };
         self.ring.finish(0, Vec::new());
@@ -200,7 +200,7 @@ impl Volume {
     /// Nothing is owed to the active segment any more.
     fn leave_writer(&self, writer: &mut Writer) -> Result<Ended> {
         if writer.has_news(self.durability.record()) {
-            self.append_empty(writer, self.ring.published() + 1)?;
+            self.append_empty(writer)?;
         }
         writer.scrub()?;
         Ended::of(&*self.storage, writer)

@@ -375,7 +375,9 @@ impl Found {
         let gate = Arc::new(Gate::new(Meter::new(options.segment_bytes, FullPolicy::default())));
         gate.meter.set_reserve_file(storage.length(RESERVE).unwrap_or(0));
         self.manifest.count_in(gate.clone());
+        gate.meter.set_room(storage.room().unwrap_or(u64::MAX));
         if self.reserve_given_up.is_some() {
+            gate.meter.set_reserve_is_out(true);
             gate.meter.disk_filled();
         }
         gate
