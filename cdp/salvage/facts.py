@@ -9,6 +9,8 @@ from cdp.salvage.instants import Instant, latest, oldest
 from cdp.salvage.volume import Volume
 from cdp.salvage.when import show_stamp
 
+_POINTS_SHOWN = 8
+
 
 def instant_facts(instant: Instant) -> dict[str, Any]:
     """LSN, stamp (ns) and time of an instant."""
@@ -36,8 +38,11 @@ def reach_lines(facts: dict[str, Any]) -> Iterator[str]:
     """The same for people."""
     for edge in ("oldest", "horizon", "latest"):
         yield f"{edge}: {facts[edge]['time']} (LSN {facts[edge]['lsn']})"
-    for point in facts["points"]:
+    points = facts["points"]
+    for point in points[-_POINTS_SHOWN:]:
         yield f"point {point['time']} (LSN {point['lsn']})"
+    if len(points) > _POINTS_SHOWN:
+        yield f"and {len(points) - _POINTS_SHOWN} older points (--json lists them)"
     if facts["rollbacks"]:
         yield f"rollbacks: {facts['rollbacks']}"
     for ancestor, kinship in zip(

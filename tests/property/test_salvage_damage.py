@@ -40,7 +40,7 @@ def test_a_changed_byte_is_found(tmp_path: Path) -> None:
 
 
 def test_a_changed_byte_is_found_in_a_history_that_branches(tmp_path: Path) -> None:
-    _sweep(tmp_path, branched_volume(), 4 * STRIDE + 1)
+    _sweep(tmp_path, branched_volume(), 8 * STRIDE + 1)
 
 
 @pytest.mark.long
