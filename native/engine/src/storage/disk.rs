@@ -76,6 +76,17 @@ impl Storage for Disk {
         file.set_len(bytes)
     }
 
+    fn room(&self) -> io::Result<u64> {
+        let path = std::ffi::CString::new(self.folder.as_os_str().as_encoded_bytes())?;
+        // SAFETY: an all-zero statvfs is valid, and it is only written to.
+        let mut facts: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the path ends with a zero, `facts` is writable.
+        if unsafe { libc::statvfs(path.as_ptr(), &mut facts) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let names = fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         names.collect()

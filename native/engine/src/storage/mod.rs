@@ -29,6 +29,10 @@ pub trait Storage: Send + Sync {
     fn reserve(&self, _name: &str, _bytes: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+    /// Bytes that files may still grow by. (Unless it says otherwise, there is no bound.)
+    fn room(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
     /// Bytes of a file; NotFound if there is none.
     fn length(&self, name: &str) -> io::Result<u64> {
         self.open(name, false)?.len()
