@@ -258,8 +258,13 @@ impl Story {
         let chosen = rng.below(instants.len() as u64) as usize;
         let horizon = instants[chosen].max(self.oracle.horizon());
         let points: Vec<u64> = instants[..chosen].iter().copied().filter(|&l| l < horizon && rng.chance(30)).collect();
-        self.oracle.giving_up(horizon, &points);
-        let lsns: Vec<Lsn> = points.into_iter().map(Lsn).collect();
+        self.give_up(horizon, &points);
+    }
+
+    /// From now on the instants are those from `horizon` on, which is durable, and the `points` below it.
+    pub fn give_up(&mut self, horizon: u64, points: &[u64]) {
+        self.oracle.giving_up(horizon, points);
+        let lsns: Vec<Lsn> = points.iter().copied().map(Lsn).collect();
         match self.volume().retain(Lsn(horizon), &lsns) {
             Ok(()) => self.oracle.gave_up(&self.reach()),
             Err(error) => self.fail("retain", error),
