@@ -6,6 +6,7 @@
 #   make test-long   the tests that take minutes (crash rounds, long model runs, damage sweeps)
 #   make test-libnbd a newer libnbd, built from Debian's source: extended headers and payloads of BLOCK_STATUS
 #   make bench       throughput and latency beside nbdkit and qemu-nbd; QUICK=1 for a short look
+#   make bench-restore  a restore beside dd and qemu-img convert
 #   make fuzz        every fuzz target for FUZZ_SECONDS (default 60) each
 #   make format      rewrite sources as the checks want them
 #   make clean       remove what was built; the virtual environment and caches too
@@ -15,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: setup native demo test check check-python check-rust test-rust test-python test-libnbd test-long bench fuzz format clean
+.PHONY: setup native demo test check check-python check-rust test-rust test-python test-libnbd test-long bench bench-restore fuzz format clean
 
 # rustup's default place comes last: a toolchain on PATH wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -74,6 +75,9 @@ test-long: native
 
 bench: native
 	$(PYTHON) -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
+
+bench-restore: native
+	$(PYTHON) -m benchmarks.restore $(BENCH_ARGS)
 
 fuzz: native
 	tools/fuzz.sh $(FUZZ_SECONDS)

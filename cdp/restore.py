@@ -86,6 +86,11 @@ def restore(store: Store, path: Path, order: Order, stage: Stage) -> RestoreFact
     catalog = Catalog(path)
     entry = catalog.find(order.volume, deleted=True)
     instant = store.resolve(entry.id, order.at)
+    with store.hold(entry.id, instant.lsn):
+        return _restore_held(catalog, entry, instant, order, stage)
+
+
+def _restore_held(catalog: Catalog, entry: Entry, instant: InstantFacts, order: Order, stage: Stage) -> RestoreFacts:
     source = _Source(entry, instant)
     try:
         target = open_target(order.target, source.content, catalog, force=order.force)

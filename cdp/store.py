@@ -77,6 +77,9 @@ class Store(Protocol):
     ) -> BookmarkFacts: ...
     def remove_bookmark(self, volume: str, name: str) -> BookmarkFacts: ...
     def resolve(self, volume: str, wanted: When) -> InstantFacts: ...
+    def hold(self, volume: str, lsn: int) -> AbstractContextManager[None]:
+        """Keeps an instant reachable for a `with` block, if somebody has the volume open for writing by then who could give it up."""
+
     def diff(self, volume: str, since: Point, until: Point) -> AbstractContextManager[Differences]:
         """Where two instants differ; the pages can be read inside the `with` block, once."""
 
@@ -259,6 +262,16 @@ class LocalStore:
     def resolve(self, volume: str, wanted: When) -> InstantFacts:
         with self.opener.looking(self.catalog.find(volume, deleted=True)) as opened:
             return instant_facts(opened.resolve(wanted))
+
+    @contextmanager
+    def hold(self, volume: str, lsn: int) -> Iterator[None]:
+        with self.opener.looking(self.catalog.find(volume, deleted=True)) as opened:
+            # The view is the pin (native/engine/src/reach.rs).
+            view = opened.native.view(lsn)
+            try:
+                yield
+            finally:
+                del view
 
     @contextmanager
     def diff(self, volume: str, since: Point, until: Point) -> Iterator[Differences]:

@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import threading
@@ -43,6 +44,9 @@ from cdp.facts import (
 )
 from cdp.store import Progress, Store
 from cdp.timeline import INTERVAL_MAX
+
+HOLD_SECONDS = 1.0
+"""Between two looks whether the client of a hold is still there."""
 
 
 class _Body(BaseModel):
@@ -93,6 +97,7 @@ def control_app(store: Store, health: Callable[[], HealthFacts], stopping: threa
     _answer_errors(app)
     _volume_routes(app, store)
     _history_routes(app, store)
+    _hold_route(app, store, stopping)
     _diff_route(app, store, stopping)
     _verify_route(app, store, stopping)
     _retention_routes(app, store)
@@ -199,6 +204,22 @@ def _differences(store: Store, volume: str, points: tuple[Point, Point], stoppin
         yield json.dumps({"end": True}) + "\n"
     except CdpError as error:
         yield json.dumps(to_answer(error)[1]) + "\n"
+
+
+def _hold_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:
+    @app.get(f"{PREFIX}/volumes/{{volume}}/hold")
+    def _hold(volume: str, lsn: int) -> StreamingResponse:
+        """Keeps an instant reachable until the client hangs up: an empty line now and then."""
+        lines = _held(store, volume, lsn, stopping)
+        # A refusal comes before the first line, and has to be the answer.
+        return StreamingResponse(itertools.chain([next(lines)], lines), media_type="application/x-ndjson")
+
+
+def _held(store: Store, volume: str, lsn: int, stopping: threading.Event) -> Iterator[str]:
+    with store.hold(volume, lsn):
+        yield "\n"
+        while not stopping.wait(HOLD_SECONDS):
+            yield "\n"
 
 
 def _retention_routes(app: FastAPI, store: Store) -> None:

@@ -124,6 +124,15 @@ class RemoteStore:
                 raise from_answer(answer.status_code, told)
             yield Differences(TypeAdapter(DiffFacts).validate_python(told["facts"]), _pages(volume, lines))
 
+    @contextmanager
+    def hold(self, volume: str, lsn: int) -> Iterator[None]:
+        # It is held as long as the connection is: whatever ends us lets go of it.
+        with _connected(), self._http.stream("GET", _path(volume, "hold"), params={"lsn": lsn}) as answer:
+            if answer.is_error:
+                answer.read()
+                raise from_answer(answer.status_code, _json(answer.text))
+            yield
+
     def accept_origin(self, volume: str) -> VolumeFacts:
         return self._facts(VolumeFacts, "POST", _path(volume, "accept-origin"))
 

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from cdp import target_notes
 from tests.rig.cdp import CDP, Cdp, environment
 from tests.rig.content import content
+from tests.rig.daemon import Daemon
 from tests.rig.process import SECONDS_MAX, run
 
 MIB = 1 << 20
@@ -294,3 +296,30 @@ def test_a_note_is_of_one_version_of_one_file(tmp_path: Path) -> None:
     assert target_notes.load(str(tmp_path / "b")) is None
     target_notes.forget(str(tmp_path / "a"))
     assert target_notes.load(str(tmp_path / "a")) is None
+
+
+def test_a_running_restore_holds_its_instant(history: History, daemon: Daemon, tmp_path: Path) -> None:
+    """Until it ends, however it ends, and no longer."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    script = KILLED.replace("os._exit(9)", f"open({str(gate)!r}).read()")
+    script = script.replace("LocalStore(store), store", "RemoteStore(store), store")
+    script = script.replace("from cdp.store import LocalStore", "from cdp.control.client import RemoteStore")
+    words = [sys.executable, "-c", script, str(history.store), str(tmp_path / "image"), "one", "0", ""]
+    restoring = subprocess.Popen(words, env=environment())
+    try:
+        with gate.open("w"):
+            pins = daemon.cdp("retention", "disk")["pins"]
+            assert [pin["lsn"] for pin in pins] == [bookmark_lsn(daemon, "one")]
+            restoring.kill()
+            restoring.wait()
+    finally:
+        restoring.kill()
+        restoring.wait()
+    deadline = time.monotonic() + SECONDS_MAX
+    while daemon.cdp("retention", "disk")["pins"]:
+        assert time.monotonic() < deadline
+
+
+def bookmark_lsn(daemon: Daemon, name: str) -> int:
+    return next(int(mark["lsn"]) for mark in daemon.cdp("show", "disk")["bookmarks"] if mark["name"] == name)

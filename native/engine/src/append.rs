@@ -20,7 +20,9 @@ impl Volume {
     /// Writes what is pending, as the leader. Ends the lead.
     pub(crate) fn lead(&self) {
         let mut requests = Vec::new();
-        self.ring.take(self.options.batch_bytes, &mut requests);
+        // Small segments are not to be left half empty.
+        let most = self.options.batch_bytes.min(self.gate.meter.segment_bytes() as usize / 4);
+        self.ring.take(most, &mut requests);
         let Some(last) = requests.last().map(|r| r.lsn) else {
             self.ring.finish(0, Vec::new());
             return;
@@ -130,8 +132,12 @@ impl Volume {
             return Ok(());
         };
         let empty = writer.entries == 0;
+        // While writes wait for the budget, what tells of it ends the segment: only one that is sealed and not the newest can be compacted, and no
+        // write would come to fill it. A smaller budget may find all data in it.
+        let let_go = !first.may_wait() && self.gate.is_stalled() && !self.gate.meter.is_disk_full();
         let fits = writer.offset() + bytes <= self.gate.meter.segment_bytes()
-            && writer.entries + entries <= self.options.segment_entries;
+            && writer.entries + entries <= self.options.segment_entries
+            && !let_go;
         if writer.clock_epoch == first.clock_epoch && (empty || fits) {
             return Ok(());
         }
@@ -166,18 +172,19 @@ impl Volume {
     /// Ends the active segment and goes on in the spare one, with `next_lsn` or a larger one.
     pub(crate) fn roll(&self, writer: &mut Writer, next_lsn: u64, clock_epoch: u32) -> Result<()> {
         // At most one frozen segment: what is not sealed is in memory.
+        self.look_at_disk();
         if !self.index.frozen().is_empty() || self.spare.lock().is_none() {
             self.maintain()?;
         }
         if writer.has_news(self.durability.record()) {
-            self.append_empty(writer, next_lsn)?;
+            self.append_empty(writer)?;
         }
         writer.scrub()?;
         let ended = Ended::of(&*self.storage, writer)?;
         let Some(next) = self.spare.lock().take() else {
             return Err(Error::new(Kind::NoSpace, "there is no spare segment"));
         };
-        self.durability.leave(writer.segment.file.clone());
+        self.durability.leave(writer.segment.id, writer.segment.file.clone());
         self.index.files.put(next.id.0, next.file.clone());
         self.index.rotate(next.id.0, next_lsn);
         *writer = writer.go_on(next, clock_epoch);
@@ -185,8 +192,10 @@ impl Volume {
         Ok(())
     }
 
-    /// Writes echoes and the LSN known durable, without a record.
-    pub(crate) fn append_empty(&self, writer: &mut Writer, next_lsn: u64) -> Result<()> {
+    /// Writes echoes and the LSN known durable, without a record. It stands at the LSN behind the last record: numbers that were given to writes that
+    /// failed are not this segment's.
+    pub(crate) fn append_empty(&self, writer: &mut Writer) -> Result<()> {
+        let next_lsn = writer.previous_lsn + 1;
         let meta = writer.append(&mut [], next_lsn, self.durability.record())?;
         self.gate.meter.appended(writer.segment.id.0, writer.offset());
         self.index.note(&meta);

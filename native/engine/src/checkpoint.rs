@@ -59,6 +59,7 @@ impl Volume {
         }
         let controls: Vec<_> = self.controls.lock().iter().filter(|c| c.lsn <= lsn).cloned().collect();
         let bytes = builder.finish(lsn, &controls);
+        self.room_for_index(bytes.len() as u64)?;
         let item = CheckpointItem { id, nonce, lsn: Lsn(lsn), file_bytes: bytes.len() as u64 };
         self.write_checkpoint(item, &bytes)
     }

@@ -65,15 +65,17 @@ impl Volume {
         let few = entries <= NAMES_MAX;
         let mut kept = self.mark(&sealed, horizon, &branches, |id| few && eligible.contains(&id))?;
         let candidates = self.candidates(&sealed, &eligible, &kept);
-        let units = choose(&candidates, need, self.gate.meter.segment_bytes());
+        let mut units = choose(&candidates, need, self.gate.meter.segment_bytes());
         if !few && !units.is_empty() {
             let chosen: HashSet<u32> = units.iter().flatten().copied().collect();
             kept = self.mark(&sealed, horizon, &branches, |id| chosen.contains(&id))?;
         }
         let mut done = Compacted { dead: candidates.iter().map(Candidate::dead).sum(), ..Compacted::default() };
         if !units.is_empty() && self.gate.meter.is_disk_full() {
-            // What the cycle frees is worth more than it takes meanwhile.
+            // What the cycle frees is worth more than it takes meanwhile; what takes least comes first.
             self.give_reserve_up();
+            let bytes: HashMap<u32, u64> = candidates.iter().map(|c| (c.id, c.kept)).collect();
+            units.sort_by_key(|unit| unit.iter().filter_map(|id| bytes.get(id)).sum::<u64>());
         }
         for unit in units {
             let names = unit.iter().flat_map(|id| kept.remove(id).unwrap_or_default().names).collect();

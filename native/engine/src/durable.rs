@@ -10,14 +10,14 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Kind, Result};
 use crate::storage::File;
-use crate::units::Lsn;
+use crate::units::{Lsn, SegmentId};
 use crate::volume::Volume;
 
 #[derive(Default)]
 struct State {
     syncing: bool,
     /// Segments that were left since the last sync.
-    left: Vec<Arc<dyn File>>,
+    left: Vec<(SegmentId, Arc<dyn File>)>,
 }
 
 pub struct Durability {
@@ -49,8 +49,17 @@ impl Durability {
     }
 
     /// The writer goes on in another segment; this one has to be synced first.
-    pub fn leave(&self, file: Arc<dyn File>) {
-        self.state.lock().left.push(file);
+    pub fn leave(&self, segment: SegmentId, file: Arc<dyn File>) {
+        self.state.lock().left.push((segment, file));
+    }
+
+    /// Syncs a segment that was left, if no FLUSH did so, and lets go of it: its descriptor would keep the space of a file that is removed.
+    pub fn settle_left(&self, segment: SegmentId) -> std::io::Result<()> {
+        let left = self.state.lock().left.iter().find(|(id, _)| *id == segment).map(|(_, file)| file.clone());
+        // It is let go of after that, so that a FLUSH meanwhile does not pass it over.
+        left.map_or(Ok(()), |file| file.sync())?;
+        self.state.lock().left.retain(|(id, _)| *id != segment);
+        Ok(())
     }
 }
 
@@ -100,11 +109,11 @@ impl Volume {
                     return Err(error);
                 }
                 writer.begin_page();
-                files.push(writer.segment.file.clone());
+                files.push((writer.segment.id, writer.segment.file.clone()));
             }
             (upto, record, files)
         };
-        for file in files {
+        for (_, file) in files {
             if let Err(e) = file.sync() {
                 return Err(self.poison(format!("a sync of the journal failed: {e}")));
             }

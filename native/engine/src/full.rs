@@ -21,7 +21,7 @@ use crate::volume::{Volume, Zeroing};
 /// Room on the disk that only compaction, control records and rollbacks get.
 pub(crate) const RESERVE: &str = "reserve";
 /// The reserve file has this part of what is used, and not more than so many segments.
-const RESERVE_SHARE: u64 = 16;
+const RESERVE_SHARE: u64 = 8;
 const RESERVE_SEGMENTS: u64 = 2;
 /// A smaller one would help nobody.
 const RESERVE_MIN: u64 = 1 << 20;
@@ -68,7 +68,14 @@ impl Volume {
     /// Bytes that the volume's files may have (None: no bound), and what happens where there is no room. At once; segments get their new size with the next one.
     pub fn set_budget(&self, budget: Option<u64>, policy: FullPolicy) {
         self.gate.meter.set_budget(budget, policy, self.options.segment_bytes);
+        self.look_at_disk();
         self.gate.knock();
+    }
+
+    /// Segments have the size that suits the disk.
+    pub(crate) fn look_at_disk(&self) {
+        // Where nobody can say, it is taken for large.
+        self.gate.meter.set_room(self.storage.room().unwrap_or(u64::MAX));
     }
 
     /// True if writes pass at once.
@@ -180,8 +187,10 @@ impl Volume {
             return false;
         }
         // Before there is room, so that no write takes it.
+        self.gate.meter.set_reserve_is_out(true);
         self.gate.disk_filled();
         if self.storage.remove(RESERVE).and_then(|()| self.storage.sync_folder()).is_err() {
+            self.gate.meter.set_reserve_is_out(false);
             return false;
         }
         *given_up = Some(bytes);
@@ -203,9 +212,10 @@ impl Volume {
         // Not out of the hands of who makes room with it.
         let Some(_nobody_compacts) = self.compaction.try_lock() else { return Some(false) };
         // What used a part of it may stay: so in time a smaller one will do.
-        let made = self.make_reserve((before - before / RESERVE_SHARE).max(RESERVE_MIN)).is_ok();
+        let made = self.make_reserve((before - before / 16).max(RESERVE_MIN)).is_ok();
         if made {
             *given_up = None;
+            self.gate.meter.set_reserve_is_out(false);
             self.gate.meter.reserve_due.store(0, Relaxed);
         }
         Some(made)

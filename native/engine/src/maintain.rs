@@ -4,6 +4,7 @@
 //! before the writer may use it; one at a time does this work.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::journal::manifest::{Edit, SegmentItem, StateItem};
 use crate::journal::segment::{self, file_name, OpenSegment};
 use crate::journal::writer::Writer;
 use crate::options::Maintenance;
+use crate::space::{Class, Verdict};
 use crate::storage::{File, Storage};
 use crate::units::{round_up, Lsn, SegmentId, PAGE};
 use crate::volume::Volume;
@@ -65,10 +67,27 @@ impl Volume {
     }
 
     /// Keeps lookups short. The checkpoint first: it reads what a merge would mix with what lies before.
+    ///
+    /// It waits while there is no room, which is the writer's and compaction's, and is tried again when one more segment was sealed.
     fn tend_index(&self) -> Result<()> {
-        self.checkpoint_if_due()?;
         self.drop_old_checkpoints()?;
-        self.merge_if_due()
+        let sealed = self.index.sealed().last().map_or(0, |s| s.item.last_lsn.0);
+        if self.index_waits.load(Ordering::Relaxed) == sealed {
+            return Ok(());
+        }
+        match self.checkpoint_if_due().and_then(|()| self.merge_if_due()) {
+            Err(e) if e.kind == Kind::NoSpace => self.index_waits.store(sealed, Ordering::Relaxed),
+            other => other?,
+        }
+        Ok(())
+    }
+
+    /// NoSpace if the index may not grow by so much: a disk that is full, or a budget that is reached.
+    pub(crate) fn room_for_index(&self, bytes: u64) -> Result<()> {
+        if self.gate.meter.judge(bytes, Class::Data) == Verdict::Full {
+            return Err(Error::new(Kind::NoSpace, "the index waits for room"));
+        }
+        Ok(())
     }
 
     /// Seals what was ended and makes the spare.
@@ -99,6 +118,9 @@ impl Volume {
         let item = write_footer(&ended.segment, table, ended.tail_offset, ended.previous_lsn, epoch)?;
         // The sync of the footer is the sync of its segment's records too.
         let synced = ended.segment.file.sync();
+        synced.map_err(|e| self.poison(format!("a sync of {} failed: {e}", file_name(item.id))))?;
+        // The writer's own descriptor knows of failures before the other was opened; it is done with.
+        let synced = self.durability.settle_left(item.id);
         synced.map_err(|e| self.poison(format!("a sync of {} failed: {e}", file_name(item.id))))?;
         self.check_writable()?;
         let committed = self.manifest.lock().commit(&[Edit::SetSegment(item.clone())]);
@@ -140,10 +162,7 @@ impl Volume {
             return Ok(());
         }
         let result = match self.writer.lock().as_mut() {
-            Some(writer) if writer.has_news(self.durability.record()) => {
-                let next = self.ring.published() + 1;
-                self.append_empty(writer, next.max(writer.previous_lsn + 1))
-            }
+            Some(writer) if writer.has_news(self.durability.record()) => self.append_empty(writer),
             _ => Ok(()),
         };
         self.ring.finish(0, Vec::new());
@@ -181,7 +200,7 @@ impl Volume {
     /// Nothing is owed to the active segment any more.
     fn leave_writer(&self, writer: &mut Writer) -> Result<Ended> {
         if writer.has_news(self.durability.record()) {
-            self.append_empty(writer, self.ring.published() + 1)?;
+            self.append_empty(writer)?;
         }
         writer.scrub()?;
         Ended::of(&*self.storage, writer)

@@ -70,6 +70,7 @@ impl Volume {
         for unit in units {
             inputs.extend(merge::expand(unit, files, &sealed)?);
         }
+        self.room_for_index(inputs.iter().map(Unit::bytes).sum())?;
         let name = merged::file_name(id);
         let written = self.write_run(&name, |sink| merge::write(&head, (first, last), &inputs, files, sink));
         let file_bytes = written.inspect_err(|_| drop(self.storage.remove(&name)))?;

@@ -4,7 +4,7 @@
 //! committed file. What is in the making (a footer before its commit, the output of a compaction) is not counted: the reserve is for it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -201,6 +201,8 @@ pub struct Meter {
     segment_bytes: AtomicU64,
     /// Bytes used when the disk refused more; NONE while it does not.
     full_at: AtomicU64,
+    /// The reserve on the disk was given up: what is free there is not for writes.
+    reserve_is_out: AtomicBool,
     policy: AtomicU8,
     /// Bytes used from which the reserve file has not the right size any more.
     pub reserve_due: AtomicU64,
@@ -221,6 +223,7 @@ impl Meter {
             soft: AtomicU64::new(NONE),
             segment_bytes: AtomicU64::new(segment_bytes),
             full_at: AtomicU64::new(NONE),
+            reserve_is_out: AtomicBool::new(false),
             policy: AtomicU8::new(policy as u8),
             reserve_due: AtomicU64::new(0),
             look: Mutex::default(),
@@ -290,6 +293,13 @@ impl Meter {
         self.reserve_due.store(0, Relaxed);
     }
 
+    /// Bytes that the disk has besides. What it has for the volume is a bound as a budget is one: segments are to be a small part of it.
+    pub fn set_room(&self, room: u64) {
+        let part = self.used().saturating_add(room) / SEGMENTS_A_BUDGET;
+        let most = self.marks.lock().1.segment_bytes;
+        self.segment_bytes.store(part.max(SEGMENT_MIN).min(most), Relaxed);
+    }
+
     /// Bytes after which a segment is full.
     pub fn segment_bytes(&self) -> u64 {
         self.segment_bytes.load(Relaxed)
@@ -311,6 +321,10 @@ impl Meter {
 
     pub fn unpromise(&self, bytes: u64) {
         self.promised.fetch_sub(bytes, Relaxed);
+    }
+
+    pub fn set_reserve_is_out(&self, out: bool) {
+        self.reserve_is_out.store(out, Relaxed);
     }
 
     /// The disk refused more.
@@ -337,7 +351,7 @@ impl Meter {
 
     pub fn judge(&self, bytes: u64, class: Class) -> Verdict {
         let full_at = self.full_at.load(Relaxed);
-        if full_at != NONE && self.used().saturating_add(bytes) > full_at {
+        if full_at != NONE && (self.reserve_is_out.load(Relaxed) || self.used().saturating_add(bytes) > full_at) {
             return Verdict::Full;
         }
         self.marks.lock().1.judge(self.committed_bytes(), bytes, class)

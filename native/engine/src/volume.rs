@@ -72,6 +72,8 @@ pub struct Volume {
     pub(crate) opening_ids: [u32; 3],
     pub(crate) compaction: Mutex<()>,
     pub(crate) checkpoints_looked: Mutex<Looked>,
+    /// The last sealed LSN when there was no room for the index.
+    pub(crate) index_waits: AtomicU64,
     pub(crate) background: Background,
     /// Of compaction: when it last gave way, and the next LSN then.
     pub(crate) pace: Mutex<(Option<std::time::Instant>, u64)>,
@@ -353,6 +355,7 @@ impl Found {
             opening_ids,
             compaction: Mutex::new(()),
             checkpoints_looked: Mutex::default(),
+            index_waits: AtomicU64::new(u64::MAX),
             background: Background::default(),
             pace: Mutex::new((None, 0)),
             maintenance: Mutex::new(()),
@@ -372,7 +375,9 @@ impl Found {
         let gate = Arc::new(Gate::new(Meter::new(options.segment_bytes, FullPolicy::default())));
         gate.meter.set_reserve_file(storage.length(RESERVE).unwrap_or(0));
         self.manifest.count_in(gate.clone());
+        gate.meter.set_room(storage.room().unwrap_or(u64::MAX));
         if self.reserve_given_up.is_some() {
+            gate.meter.set_reserve_is_out(true);
             gate.meter.disk_filled();
         }
         gate

@@ -232,3 +232,36 @@ fn damage_stays_the_same_damage_when_compaction_moves_it() {
     assert_eq!(name(&after), name(&before));
     assert_ne!(after[0].segment, before[0].segment);
 }
+
+#[test]
+fn a_segment_that_is_replaced_while_it_is_read_is_looked_at_where_it_went() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::new(folder.path()).unwrap());
+    Volume::create(disk.clone(), [5; 16], SIZE, Stamp(1)).unwrap();
+    let large = Options { segment_bytes: 4 << 20, segment_entries: 2000, ..options() };
+    let volume = Volume::open(disk, None, large).unwrap();
+    let lost = write(&volume, 7, 77);
+    for i in 0..5000 {
+        write(&volume, 100 + i % 300, 1000 + i);
+    }
+    volume.flush().unwrap();
+    volume.tick().unwrap();
+    damage(folder.path(), 77);
+    let first = verify(&volume)[0].segment;
+    let (compacting, done) = (volume.clone(), AtomicU64::new(0));
+    let reads = Arc::new(move |_| {
+        if done.fetch_add(1, Ordering::Relaxed) == 0 {
+            compacting.retain(compacting.latest().0, &[]).unwrap();
+            assert!(compacting.compact(1 << 40, &mut |_| Ok(())).unwrap().segments_in > 0);
+        }
+    });
+    let mut found = Vec::new();
+    let mut tell = |told: Told| {
+        found.extend(told.found);
+        Ok(())
+    };
+    volume.scrub(Position::default(), Some(reads), &mut tell).unwrap();
+    let places: Vec<_> = found.iter().map(|f| (f.lsn, f.offset, f.bytes)).collect();
+    assert_eq!(places, [(Some(lost), Some(7 * BLOCK), Some(BLOCK))]);
+    assert_ne!(found[0].segment, first);
+}

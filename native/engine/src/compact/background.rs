@@ -110,7 +110,10 @@ fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
             continue;
         }
         seen = now;
-        match volume.compact(need, &mut |_| volume.give_way(shared)) {
+        let outcome = volume.compact(need, &mut |_| volume.give_way(shared));
+        // The reserve can be had back now, and writes go on.
+        volume.gate.knock();
+        match outcome {
             Ok(done) => {
                 futile = done.freed == 0;
                 if need == 0 {

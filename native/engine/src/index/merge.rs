@@ -28,6 +28,14 @@ impl Unit {
         }
     }
 
+    /// Bytes that its index takes on disk; what is merged from it takes no more, but for the rest of a block.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Unit::Segment(sealed) => sealed.item.file_bytes.saturating_sub(sealed.item.footer_offset),
+            Unit::Run(run) => run.item.file_bytes,
+        }
+    }
+
     /// First and last LSN.
     pub fn lsns(&self) -> (u64, u64) {
         match self {

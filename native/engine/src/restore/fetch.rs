@@ -50,9 +50,7 @@ impl Fetcher {
         let batches = batches(&window.pieces);
         for (number, batch) in batches.iter().enumerate() {
             let pieces = &window.pieces[batch.pieces.clone()];
-            if !batch.is_dense() {
-                tell_ahead(volume, &batches[number..batches.len().min(number + AHEAD)]);
-            }
+            tell_ahead(volume, &batches, number);
             if !batch.is_dense() || !self.whole(volume, batch, pieces, buffer, &mut faults) {
                 self.one_by_one(volume, pieces, buffer, &mut faults)?;
             }
@@ -121,9 +119,10 @@ impl Fetcher {
     }
 }
 
-fn tell_ahead(volume: &Volume, batches: &[Batch]) {
-    // The first call tells of all; each later one of the last, which is new. Telling twice costs a look into the page cache.
-    for batch in batches.iter().filter(|batch| !batch.is_dense()) {
+fn tell_ahead(volume: &Volume, batches: &[Batch], number: usize) {
+    // The first call tells of the next few, each later one of the one behind them.
+    let news = if number == 0 { 0..AHEAD } else { number + AHEAD - 1..number + AHEAD };
+    for batch in news.filter_map(|number| batches.get(number)).filter(|batch| !batch.is_dense()) {
         if let Ok(file) = volume.index.files.get(batch.segment) {
             file.prefetch(batch.from, batch.to - batch.from);
         }

@@ -25,9 +25,13 @@ pub trait Storage: Send + Sync {
     /// Replaces `to` by `from`, atomically.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes a file of `bytes` whose blocks are all there, or leaves none of the name; one that is there gets this size. Durable is not promised. Unsupported where there is no such thing.
+    /// Makes a file of `bytes` whose blocks are all there, or fails and leaves what was there; one that is there gets this size. Durable is not promised. Unsupported where there is no such thing.
     fn reserve(&self, _name: &str, _bytes: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Bytes that files may still grow by. (Unless it says otherwise, there is no bound.)
+    fn room(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
     }
     /// Bytes of a file; NotFound if there is none.
     fn length(&self, name: &str) -> io::Result<u64> {
