@@ -43,6 +43,7 @@ class Keeper:
         self._planned: object = None
         self._given: tuple[int, int, float] | None = None
         self._waiting: list[Event] = []
+        self._stuck = False
 
     @property
     def waits(self) -> bool:
@@ -70,6 +71,7 @@ class Keeper:
         made = plan(policy, facts, now)
         self._planned = state
         if not made.changes(facts):
+            self._note_stuck(told, pressed=pressed and policy.full == "drop-oldest")
             return None
         self._carry_out(made, facts, seen)
         return made
@@ -110,6 +112,13 @@ class Keeper:
         self._minimum_broken = (self._minimum_broken or "minimum-broken" in told) and "minimum-holds" not in told
         self._waiting = [*self._waiting, *events][-EVENTS_WAITING_MAX:]
         self._tell()
+
+    def _note_stuck(self, told: Mapping[str, Any], *, pressed: bool) -> None:
+        """Tells, once, that writes wait and nothing is left to give up. (Records also end the segment that compaction cannot touch yet.)"""
+        stuck = pressed and bool(told["stalled"])
+        if stuck and not self._stuck:
+            self._note([Event("nothing-to-give-up", {"used": told["used"], "hard": told["hard"]})])
+        self._stuck = stuck
 
     def _tell(self) -> None:
         while self._waiting:

@@ -87,7 +87,8 @@ def stuck(space: Space) -> bool:
     """Whether writes wait, or nearly, and compaction alone cannot change that."""
     if not space.tight or space.hard is None:
         return False
-    return space.used - space.dead >= space.hard - (space.hard - (space.soft or 0)) // 8
+    # A write that waits may be one that needs half of the room between the marks.
+    return space.used - space.dead >= space.hard - (space.hard - (space.soft or 0)) * 5 // 8
 
 
 def _older(facts: Facts, marks: tuple[Mark, ...], limit: Point, need: int) -> int | None:

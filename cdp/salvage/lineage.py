@@ -27,6 +27,11 @@ class Lineage:
         """The ids that a run or checkpoint of this volume may name."""
         return frozenset([self.volume, *(ancestor.volume for ancestor in self.ancestors)])
 
+    @property
+    def floor(self) -> int:
+        """The last number that an ancestor's record can have."""
+        return self.ancestors[-1].floor_lsn if self.ancestors else 0
+
     def writer(self, lsn: int) -> str:
         """The id of the timeline that wrote the record of this number."""
         return next((ancestor.volume for ancestor in self.ancestors if ancestor.floor_lsn >= lsn), self.volume)

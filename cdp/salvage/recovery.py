@@ -89,7 +89,7 @@ def recover(
     for segment in sealed:
         walk.sealed(segment)
     noted = max((b.durable_lsn for s in unsealed for b in s.batches), default=0)
-    walk.journal.durable_lsn = max(noted, walk.last_lsn, (clean_next_lsn or 1) - 1)
+    walk.journal.durable_lsn = max(noted, walk.last_lsn, (clean_next_lsn or 1) - 1, lineage.floor)
     for segment in unsealed:
         _report_troubles(segment, walk.journal.durable_lsn, clean_next_lsn is not None, report)
     for segment in unsealed:

@@ -23,6 +23,8 @@ from tests.rig.daemon import Daemon
 from tests.rig.disk import connected
 from tests.rig.process import ProgramFailed, run
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 DISK_BYTES = 160 * MIB
 FILLER = "lost+found/filler"

@@ -157,3 +157,14 @@ def _is_full(opened: OpenVolume, full: str) -> bool:
     except NoSpace:
         return True
     return False
+
+
+def test_a_budget_that_is_set_too_late_is_kept_to_all_the_same(opened: OpenVolume) -> None:
+    # Without a budget segments are large: all of it lies in the newest, which is never compacted.
+    for _ in range(7):
+        overwrite(opened)
+    assert opened.native.space()["used"] > BUDGET - 16 * MIB
+    opened.set_policy({"minimum": "0", "budget": str(BUDGET), "thin": "yes"})
+    with written_on(opened) as written:
+        keep_until(opened, lambda: written() > SIZE)
+    assert "history-shortened" in told(opened)

@@ -132,8 +132,12 @@ impl Volume {
             return Ok(());
         };
         let empty = writer.entries == 0;
+        // While writes wait for the budget, what tells of it ends the segment: only one that is sealed and not the newest can be compacted, and no
+        // write would come to fill it. A smaller budget may find all data in it.
+        let let_go = !first.may_wait() && self.gate.is_stalled() && !self.gate.meter.is_disk_full();
         let fits = writer.offset() + bytes <= self.gate.meter.segment_bytes()
-            && writer.entries + entries <= self.options.segment_entries;
+            && writer.entries + entries <= self.options.segment_entries
+            && !let_go;
         if writer.clock_epoch == first.clock_epoch && (empty || fits) {
             return Ok(());
         }

@@ -198,28 +198,32 @@ impl Volume {
         let path = self.index.path(At::Lsn(item.lsn.0));
         if self.index.sealed().iter().any(|s| s.item.compacted && s.item.first_lsn <= item.lsn) {
             // Its places are hints by now, and what no instant sees is gone: the rows can be read, and an instant must find all of them.
-            return self.checkpoint_rows_damage(item, &tail.rows);
+            return self.checkpoint_rows_damage(item, &tail, &bytes);
         }
         let mut builder = Builder::new(&self.id, item.id, item.nonce, 0, 0);
         for row in &tail.rows {
             builder.push(row.shard, self.index.flatten_shard_anew(row.shard, &path)?);
         }
-        let expected = builder.finish(item.lsn.0, &tail.controls);
-        let page = PAGE as usize;
-        let same = bytes[page..].iter().zip(&expected[page..]).take_while(|(a, b)| a == b).count();
-        let whole = same == bytes.len() - page && bytes.len() == expected.len();
-        Ok((!whole).then(|| format!("it differs from what the segments say, at offset {}", page + same)))
+        let differs = first_difference(&bytes, &builder.finish(item.lsn.0, &tail.controls));
+        Ok(differs.map(|at| format!("it differs from what the segments say, at offset {at}")))
     }
 
-    fn checkpoint_rows_damage(&self, item: &CheckpointItem, rows: &[checkpoint::Row]) -> Result<Option<String>> {
+    fn checkpoint_rows_damage(
+        &self,
+        item: &CheckpointItem,
+        tail: &checkpoint::Tail,
+        bytes: &[u8],
+    ) -> Result<Option<String>> {
         let path = self.index.path(At::Lsn(item.lsn.0));
         let (opened, _) = Checkpoint::open(&self.index.files, *item)?;
-        for row in rows {
+        let mut builder = Builder::new(&self.id, item.id, item.nonce, 0, 0);
+        for row in &tail.rows {
             let mut versions = Vec::new();
             let range = (row.shard * SHARD_SECTORS, (row.shard + 1) * SHARD_SECTORS);
             if let Err(what) = opened.collect(&self.index.files, range, &mut versions) {
                 return Ok(what);
             }
+            builder.push(row.shard, versions.clone());
             if self.instant_of(item.lsn).is_err() {
                 continue;
             }
@@ -228,7 +232,9 @@ impl Volume {
                 return Ok(Some(format!("shard {} differs from what the segments say", row.shard)));
             }
         }
-        Ok(None)
+        // What it says can be read; bytes that say nothing may be damaged.
+        let differs = first_difference(bytes, &builder.finish(item.lsn.0, &tail.controls));
+        Ok(differs.map(|at| format!("a byte that holds nothing is damaged, at offset {at}")))
     }
 
     /// Segments that are not sealed: what stands below the writer's end.
@@ -286,6 +292,13 @@ impl Volume {
         }
         Ok(())
     }
+}
+
+/// Where a checkpoint differs from the bytes that it should have; its header, which was looked at, has times of its own.
+fn first_difference(bytes: &[u8], expected: &[u8]) -> Option<usize> {
+    let page = PAGE as usize;
+    let same = bytes[page..].iter().zip(&expected[page..]).take_while(|(a, b)| a == b).count();
+    (page + same < bytes.len().max(expected.len())).then_some(page + same)
 }
 
 /// The findings of one segment.

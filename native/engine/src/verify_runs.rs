@@ -61,17 +61,17 @@ impl Volume {
         match Merged::new(*item).names(&self.index.files, &sealed) {
             Ok((_, 0)) => match self.difference(item, &below, &*file)? {
                 // It names none that was replaced, but what has no data, and so no place, is not named.
-                Some(_) if compacted => self.missing(item, &below),
+                Some(_) if compacted => self.missing(item, &below, &*file),
                 differs => Ok(differs.map(|at| format!("it differs from what the segments say, at offset {at}"))),
             },
-            Ok(_) => self.missing(item, &below),
+            Ok(_) => self.missing(item, &below, &*file),
             Err(e) if e.kind == Kind::Corrupt => Ok(Some(e.message)),
             Err(e) => Err(e),
         }
     }
 
     /// For a run that names segments which compaction replaced: it must know at least what they hold now.
-    fn missing(&self, item: &RunItem, below: &[Unit]) -> Result<Option<String>> {
+    fn missing(&self, item: &RunItem, below: &[Unit], file: &dyn File) -> Result<Option<String>> {
         let files = &self.index.files;
         let run = Unit::Run(Arc::new(Merged::new(*item)));
         for wide in [false, true] {
@@ -91,7 +91,9 @@ impl Volume {
                 other => other?,
             }
         }
-        Ok(None)
+        // What it says can be read; bytes that say nothing may be damaged.
+        let differs = self.difference(item, &[run], file)?;
+        Ok(differs.map(|at| format!("a byte that holds nothing is damaged, at offset {at}")))
     }
 
     /// The first offset at which the file is not what merging gives.

@@ -1,4 +1,4 @@
-//! A family of timelines against plain vectors of bytes: clones of clones, rollbacks, kills and deletions in any order.
+//! A family of timelines against plain vectors of bytes: clones of clones, rollbacks, kills, compaction and deletions in any order.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,7 +84,9 @@ impl Timeline {
         let before = self.now.clone();
         let Ok((_, to)) = self.volume.last_rollback() else { return };
         let mut was = vec![0; SIZE as usize];
-        self.volume.view(to).unwrap().read(0, &mut was).unwrap();
+        // It may have been given up.
+        let Ok(view) = self.volume.view(to) else { return };
+        view.read(0, &mut was).unwrap();
         self.volume.rollback(to).unwrap();
         self.now.clone_from(&was);
         self.check_live();
@@ -93,6 +95,21 @@ impl Timeline {
         self.volume.rollback(to).unwrap();
         self.now = before;
         self.check_live();
+    }
+
+    /// Gives up some instants, and compacts.
+    fn give_up(&mut self, chance: &mut Chance) {
+        self.volume.flush().unwrap();
+        let horizon = self.instants[chance.below(self.instants.len() as u64) as usize].0;
+        let horizon = horizon.max(self.volume.reachable().0.lsn);
+        let kept = |lsn: Lsn, chance: &mut Chance| lsn >= horizon || chance.below(2) == 0;
+        let (stay, go): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.instants).into_iter().partition(|(lsn, _)| kept(*lsn, chance));
+        let points: Vec<Lsn> = stay.iter().map(|(lsn, _)| *lsn).filter(|&lsn| lsn < horizon).collect();
+        self.volume.retain(horizon, &points).unwrap();
+        self.volume.compact(1 << 40, &mut |_| Ok(())).unwrap();
+        self.instants = stay;
+        self.foreign.extend(go.into_iter().map(|(lsn, _)| lsn));
     }
 
     fn clone_at(&self, chance: &mut Chance, folder: PathBuf, id: [u8; 16]) -> Timeline {
@@ -171,6 +188,7 @@ fn run(seed: u64) {
             5 => timeline.reopen(chance.below(2) == 0),
             6 => timeline.volume.flush().unwrap(),
             7 => timeline.volume.tick().unwrap(),
+            9 => timeline.give_up(&mut chance),
             8 if members > 3 => {
                 let gone = family.remove(chosen);
                 std::fs::remove_dir_all(&gone.folder).unwrap();

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+const SECTOR: usize = cdp_engine::SECTOR as usize;
+
 /// What one request does to the bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Change {
@@ -116,6 +118,16 @@ impl Oracle {
         self.records.push(Record { lsn: last + 1, change, fate: Fate::Open });
     }
 
+    /// The newest rollback that the volume lists: one that was refused got its number behind records of the engine's own.
+    pub fn rolled_back(&mut self, lsn: u64) {
+        let guessed = |r: &Record| r.fate == Fate::Open && matches!(r.change, Change::Rollback { .. });
+        let Some(at) = self.records.iter().rposition(guessed) else { return };
+        let next = self.records.get(at + 1).map_or(u64::MAX, |r| r.lsn);
+        if (self.records[at].lsn + 1..next).contains(&lsn) {
+            self.records[at].lsn = lsn;
+        }
+    }
+
     pub fn replied(&mut self, lsn: u64) {
         self.record(lsn).fate = Fate::Done;
         self.replied = self.replied.max(lsn);
@@ -223,7 +235,7 @@ impl Oracle {
                 seen => assert!(seen.is_none() && !self.reach.holds(0), "LSN 0: there is {}", seen.is_some()),
             }
         }
-        let mut states = States::of(&self.records, &now);
+        let mut states = States::of(&self.records, now.clone());
         for (index, record) in self.records.iter_mut().enumerate().take_while(|(_, r)| r.lsn <= head) {
             states.keep(record.lsn - 1, &now);
             if record.fate == Fate::Open {
@@ -267,11 +279,20 @@ impl Oracle {
 
     /// The state at an LSN: of the records up to it that were replied to.
     pub fn state_at(&self, lsn: u64) -> Vec<u8> {
-        let mut now = self.origin.clone();
-        let mut states = States::of(&self.records, &now);
+        self.replay(lsn, self.origin.clone(), |record, now, states| record.change.apply(now, states))
+    }
+
+    /// Whose record each sector shows at an LSN; 0 for none.
+    pub fn owners_at(&self, lsn: u64) -> Vec<u64> {
+        self.replay(lsn, vec![0; self.origin.len().div_ceil(SECTOR)], Record::own)
+    }
+
+    /// What the records up to an LSN that were replied to make of `now`.
+    fn replay<T: Clone>(&self, lsn: u64, mut now: Vec<T>, lay: impl Fn(&Record, &mut [T], &States<T>)) -> Vec<T> {
+        let mut states = States::of(&self.records, now.clone());
         for record in self.records.iter().filter(|r| r.fate == Fate::Done && r.lsn <= lsn) {
             states.keep(record.lsn - 1, &now);
-            record.change.apply(&mut now, &states);
+            lay(record, &mut now, &states);
             states.keep(record.lsn, &now);
         }
         now
@@ -285,7 +306,7 @@ impl Oracle {
 
 impl Record {
     /// Takes the outcome that `seen` shows for the one that counts from now on.
-    fn settle(&mut self, now: &mut Vec<u8>, seen: Option<Vec<u8>>, states: &States) {
+    fn settle(&mut self, now: &mut Vec<u8>, seen: Option<Vec<u8>>, states: &States<u8>) {
         let before = now.clone();
         self.change.apply(now, states);
         match seen {
@@ -302,10 +323,21 @@ impl Record {
             }
         }
     }
+
+    /// Every sector that it touches is its own.
+    fn own(&self, sectors: &mut [u64], states: &States<u64>) {
+        let (offset, bytes) = match &self.change {
+            Change::Rollback { to } => return sectors.copy_from_slice(states.at(*to)),
+            Change::Write { offset, data } => (*offset, data.len()),
+            Change::Zero { offset, bytes } => (*offset, *bytes),
+            Change::Control | Change::Nothing => return,
+        };
+        sectors[offset / SECTOR..(offset + bytes).div_ceil(SECTOR)].fill(self.lsn);
+    }
 }
 
 impl Change {
-    fn apply(&self, bytes: &mut [u8], states: &States) {
+    fn apply(&self, bytes: &mut [u8], states: &States<u8>) {
         match self {
             Change::Rollback { to } => bytes.copy_from_slice(states.at(*to)),
             Change::Write { offset, data } => bytes[*offset..offset + data.len()].copy_from_slice(data),
@@ -328,29 +360,29 @@ impl fmt::Debug for Change {
 }
 
 /// The states that rollbacks go back to, gathered on the way.
-struct States {
+struct States<T> {
     wanted: BTreeSet<u64>,
-    known: BTreeMap<u64, Vec<u8>>,
+    known: BTreeMap<u64, Vec<T>>,
 }
 
-impl States {
-    fn of(records: &[Record], origin: &[u8]) -> States {
+impl<T: Clone> States<T> {
+    fn of(records: &[Record], origin: Vec<T>) -> States<T> {
         let target = |r: &Record| match r.change {
             Change::Rollback { to } => Some(to),
             _ => None,
         };
-        let known = BTreeMap::from([(0, origin.to_vec())]);
+        let known = BTreeMap::from([(0, origin)]);
         States { wanted: records.iter().filter_map(target).collect(), known }
     }
 
     /// The state at `lsn`, and at every number before it that no record has.
-    fn keep(&mut self, lsn: u64, state: &[u8]) {
+    fn keep(&mut self, lsn: u64, state: &[T]) {
         for &wanted in self.wanted.range(..=lsn) {
             self.known.entry(wanted).or_insert_with(|| state.to_vec());
         }
     }
 
-    fn at(&self, lsn: u64) -> &[u8] {
+    fn at(&self, lsn: u64) -> &[T] {
         self.known.get(&lsn).unwrap_or_else(|| panic!("nobody kept the state at LSN {lsn}"))
     }
 }
@@ -394,6 +426,17 @@ mod tests {
         let mut oracle = two_writes();
         assert_eq!(oracle.check(9, |_, _| true, |lsn| Some(states[lsn as usize].to_vec())), states[2]);
         assert_eq!(oracle.state_at(9), states[1], "the second has no reply yet");
+    }
+
+    #[test]
+    fn a_sector_is_owned_by_who_touched_it_last_on_the_path() {
+        let mut oracle = Oracle::new(vec![0; 3 * SECTOR]);
+        let changes = [write(0, 1), write(SECTOR - 1, 2), Change::Zero { offset: 2 * SECTOR, bytes: 1 }];
+        for (lsn, change) in (1..).zip(changes.into_iter().chain([Change::Rollback { to: 1 }])) {
+            oracle.admitted(lsn, change);
+            oracle.replied(lsn);
+        }
+        assert_eq!([1, 2, 3, 4].map(|lsn| oracle.owners_at(lsn)), [[1, 0, 0], [2, 2, 0], [2, 2, 3], [1, 0, 0]]);
     }
 
     #[test]

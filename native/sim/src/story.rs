@@ -230,6 +230,11 @@ impl Story {
     }
 
     fn roll_back(&mut self, seed: u64) {
+        // It makes durable what lies below it, so what became of that is asked first.
+        self.commit(true, seed);
+        if self.machine.died().is_some() {
+            return;
+        }
         let instants = self.oracle.instants(self.oracle.last_replied());
         let to = instants[Rng::new(seed).below(instants.len() as u64) as usize];
         match self.volume().rollback(Lsn(to)) {
@@ -258,8 +263,17 @@ impl Story {
         let chosen = rng.below(instants.len() as u64) as usize;
         let horizon = instants[chosen].max(self.oracle.horizon());
         let points: Vec<u64> = instants[..chosen].iter().copied().filter(|&l| l < horizon && rng.chance(30)).collect();
-        self.oracle.giving_up(horizon, &points);
-        let lsns: Vec<Lsn> = points.into_iter().map(Lsn).collect();
+        self.give_up(horizon, &points);
+    }
+
+    /// From now on the instants are those from `horizon` on, which is durable, and the `points` below it.
+    pub fn give_up(&mut self, horizon: u64, points: &[u64]) {
+        // What became of an earlier call is open until the next opening.
+        if self.volume().status().poisoned.is_some() {
+            return;
+        }
+        self.oracle.giving_up(horizon, points);
+        let lsns: Vec<Lsn> = points.iter().copied().map(Lsn).collect();
         match self.volume().retain(Lsn(horizon), &lsns) {
             Ok(()) => self.oracle.gave_up(&self.reach()),
             Err(error) => self.fail("retain", error),
@@ -349,6 +363,9 @@ impl Story {
         self.volume = Some(volume);
         let faults = self.volume().faults();
         self.oracle.gave_up(&self.reach());
+        if let Ok((lsn, _)) = self.volume().last_rollback() {
+            self.oracle.rolled_back(lsn.0);
+        }
         self.oracle.recovered(self.survivor(), floor);
         // Of one manifest copy nobody can tell whether a crash tore it or it rotted.
         let rot = |fault: &String| fault.contains("damage") && !fault.starts_with("manifest.");

@@ -66,11 +66,12 @@ impl Storage for Disk {
     fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.path(name))?;
         let length = libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+        let before = file.metadata()?.len();
         // SAFETY: a call on a descriptor that `file` owns.
         let failed = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length) };
         if failed != 0 {
-            // What was reserved in part is room that writes should have.
-            let _ = fs::remove_file(self.path(name));
+            // What was reserved in part is room that writes should have; what was there before stays.
+            let _ = if before > 0 { file.set_len(before) } else { fs::remove_file(self.path(name)) };
             return Err(io::Error::from_raw_os_error(failed));
         }
         file.set_len(bytes)

@@ -25,7 +25,7 @@ pub trait Storage: Send + Sync {
     /// Replaces `to` by `from`, atomically.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes a file of `bytes` whose blocks are all there, or leaves none of the name; one that is there gets this size. Durable is not promised. Unsupported where there is no such thing.
+    /// Makes a file of `bytes` whose blocks are all there, or fails and leaves what was there; one that is there gets this size. Durable is not promised. Unsupported where there is no such thing.
     fn reserve(&self, _name: &str, _bytes: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }

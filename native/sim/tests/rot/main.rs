@@ -1,98 +1,25 @@
 //! Promise 3, "nothing rots in silence": after a clean stop every page is zeroed, every so many bytes one is flipped, and
-//! files are cut, emptied, swapped and lost. It is named, and only the sectors of the damaged payload cannot be read.
+//! files are cut, emptied, swapped and lost. It is named, and at every instant exactly the sectors that show a damaged payload cannot be read.
 
-use std::ops::Range;
-use std::sync::Arc;
-
-use cdp_engine::journal::batch::RecordKind;
-use cdp_engine::journal::manifest::Manifest;
-use cdp_engine::journal::scan::scan;
-use cdp_engine::journal::segment::{file_name, open};
-use cdp_engine::storage::Storage;
-use cdp_engine::{Lsn, Volume, PAGE, SECTOR};
+use cdp_engine::{Volume, PAGE};
 use cdp_sim::campaign::{calls, seeds, Case};
 use cdp_sim::scenario::draw;
 use cdp_sim::story::{small_options, Story, VOLUME_BYTES};
 use cdp_sim::Machine;
 
-/// Where the payload of one directory entry lies, and what it covers.
-struct Payload {
-    file: String,
-    bytes: Range<u64>,
-    lsn: u64,
-    covers: Range<u64>,
-}
+mod rest;
+mod travels;
 
-/// A journal at rest, with what it must hold.
-struct Rest {
-    machine: Machine,
-    states: Vec<(u64, Vec<u8>)>,
-    payloads: Vec<Payload>,
-}
+use rest::{payloads_of, rest, Rest};
 
-fn rest(seed: u64) -> Rest {
-    let mut story = Story::begin(seed);
-    story.run(&draw(seed, 90, VOLUME_BYTES));
-    story.settle_down();
-    assert!(story.close());
-    let lsns = story.oracle.instants(u64::MAX);
-    let chosen = [0, lsns.len() / 3, lsns.len() * 2 / 3, lsns.len() - 1];
-    let states = chosen.iter().map(|&i| (lsns[i], story.oracle.state_at(lsns[i]))).collect();
-    let payloads = payloads(&story.machine.fork());
-    Rest { machine: story.machine, states, payloads }
-}
-
-fn payloads(machine: &Machine) -> Vec<Payload> {
-    payloads_of(machine, true)
-}
-
-fn payloads_of(machine: &Machine, sealed: bool) -> Vec<Payload> {
-    let storage: Arc<dyn Storage> = machine.boot();
-    let (manifest, _) = Manifest::load(storage.clone(), None).expect("a whole manifest");
-    let mut payloads = Vec::new();
-    for item in manifest.content.segments.values().filter(|item| item.sealed || !sealed) {
-        let segment = open(&*storage, item.id, item.nonce, false).expect("a segment that the manifest names");
-        let found = scan(&segment, item.sealed.then_some(item.footer_offset)).expect("a sound disk reads");
-        for placed in found.metas.iter().flat_map(|meta| meta.placed()) {
-            let entry = placed.entry;
-            let covers = match entry.kind {
-                RecordKind::Data => entry.start * SECTOR..(entry.start + entry.sectors) * SECTOR,
-                RecordKind::Control => 0..0,
-                _ => continue,
-            };
-            let bytes = placed.offset..placed.offset + u64::from(entry.stored);
-            payloads.push(Payload { file: file_name(item.id), bytes, lsn: placed.lsn, covers });
-        }
-    }
-    assert!(payloads.len() > 20, "too small a journal to say anything");
-    payloads
-}
-
-/// Damage to `bytes` of `file` is named, and confined to the payloads that lie there.
-fn judge(rest: &Rest, machine: &Machine, file: &str, bytes: Range<u64>) {
+/// Damage to `file` is named, and confined to the payloads that lie there.
+fn judge(rest: &Rest, machine: &Machine, file: &str, one_in: usize) {
+    let hit = rest.hit(machine);
     let volume = Volume::open(machine.boot(), None, small_options()).unwrap_or_else(|e| panic!("open: {e}"));
-    confined(rest, &volume, file, bytes);
+    rest.confined(&volume, &hit, one_in);
     let findings = volume.verify(&mut |_, _| Ok(())).unwrap_or_else(|e| panic!("verify: {e}"));
     let named = findings.iter().any(|f| f.file == file) || volume.faults().iter().any(|f| f.contains(file));
     assert!(named, "no word about {file}: {findings:?} {:?}", volume.faults());
-}
-
-/// What can be read is right, and what cannot lies in a payload that was hit.
-fn confined(rest: &Rest, volume: &Arc<Volume>, file: &str, bytes: Range<u64>) {
-    let hit = |p: &&Payload| p.file == file && p.bytes.start < bytes.end && bytes.start < p.bytes.end;
-    let hit: Vec<&Payload> = rest.payloads.iter().filter(hit).collect();
-    for (lsn, state) in &rest.states {
-        let view = volume.view(Lsn(*lsn)).unwrap_or_else(|e| panic!("a view at LSN {lsn}: {e}"));
-        let mut seen = vec![0; state.len()];
-        let mut want = state.clone();
-        for fault in view.read(0, &mut seen).unwrap_or_else(|e| panic!("read at LSN {lsn}: {e}")) {
-            let (start, end) = (fault.offset, fault.offset + fault.bytes);
-            let own = |p: &&Payload| p.lsn == fault.lsn.0 && p.covers.start <= start && end <= p.covers.end;
-            assert!(hit.iter().any(own), "LSN {lsn}: {start} to {end} was not hit: {fault:?}");
-            want[start as usize..end as usize].fill(0);
-        }
-        cdp_sim::oracle::compare(*lsn, &want, &seen, "outside of the faults");
-    }
 }
 
 #[test]
@@ -121,7 +48,7 @@ fn any_zeroed_page_is_named_and_confined() {
                 eprintln!("zeroing page {page} of {file}");
                 let machine = rest.machine.fork();
                 machine.zero_page(&file, page);
-                judge(&rest, &machine, &file, bytes);
+                judge(&rest, &machine, &file, 1);
             }
         }
     }
@@ -138,7 +65,7 @@ fn any_flipped_byte_is_named_and_confined() {
                 eprintln!("flipping byte {byte} of {file}");
                 let machine = rest.machine.fork();
                 machine.flip(&file, byte, 1 << (byte % 8));
-                judge(&rest, &machine, &file, byte..byte + 1);
+                judge(&rest, &machine, &file, 5);
             }
         }
     }
@@ -157,18 +84,18 @@ fn a_byte_that_rots_in_an_open_segment_costs_only_its_payload() {
         let (last, flushed) = (story.oracle.last_replied(), story.oracle.last_flushed());
         assert_eq!(last, flushed);
         let instants = story.oracle.instants(last);
-        let states = [instants[instants.len() / 2], last].map(|lsn| (lsn, story.oracle.state_at(lsn))).to_vec();
         let payloads = payloads_of(&story.machine.fork(), false);
-        let rest = Rest { machine: story.machine, states, payloads };
+        let rest = Rest::of(story, &[instants[instants.len() / 2], last], payloads);
         for (file, length) in rest.machine.files() {
             for byte in calls(0..length, 61, seed) {
                 let _case = Case { test: "rot a_byte_that", seed, call: byte, cut: 0 };
                 eprintln!("flipping byte {byte} of {file}");
                 let machine = rest.machine.fork();
                 machine.flip(&file, byte, 1 << (byte % 8));
+                let hit = rest.hit(&machine);
                 let volume =
                     Volume::open(machine.boot(), None, small_options()).unwrap_or_else(|e| panic!("open: {e}"));
-                confined(&rest, &volume, &file, byte..byte + 1);
+                rest.confined(&volume, &hit, 1);
             }
         }
     }
