@@ -20,9 +20,3 @@ fn a_budget_of_twice_the_volume_costs_six_tenths_more_writes_at_most() {
     let (out, percent) = day(2.0, 6);
     assert!(out.compacted > 0 && percent <= 160, "{percent} %");
 }
-
-#[test]
-fn a_budget_of_a_third_more_than_the_volume_costs_three_times_the_writes_at_most() {
-    let (out, percent) = day(1.3, 4);
-    assert!(out.compacted > 0 && percent <= 320, "{percent} %");
-}
