@@ -148,15 +148,19 @@ fn closing_the_volume_ends_the_wait() {
 fn writes_that_are_slowed_down_are_finished_before_a_disconnect() {
     let bench = Bench::new(64 * MIB);
     bench.volume.set_budget(Some(BUDGET), FullPolicy::Stall);
-    // Between the marks: 10.5 and 12 MiB.
-    for block in 0..176 {
-        bench.volume.commit(bench.volume.write(block * BLOCK, &noise(BLOCK as usize, block)).unwrap()).unwrap();
+    // Just above the soft mark: eight more small ones stay below the hard one.
+    const SMALL: u64 = 4096;
+    let slow = |space: cdp_engine::space::Space| space.soft.is_some_and(|soft| space.used > soft);
+    let mut block = 0;
+    while !slow(bench.volume.space().unwrap()) {
+        bench.volume.commit(bench.volume.write(block * SMALL, &noise(SMALL as usize, block)).unwrap()).unwrap();
+        block += 1;
     }
     let mut client = bench.client(structured());
     let mut bytes = Vec::new();
     for cookie in 0..8u64 {
-        bytes.extend(request(false, 0, wire::CMD_WRITE, cookie, 20 * MIB + cookie * BLOCK, BLOCK));
-        bytes.extend(noise(BLOCK as usize, cookie));
+        bytes.extend(request(false, 0, wire::CMD_WRITE, cookie, 20 * MIB + cookie * SMALL, SMALL));
+        bytes.extend(noise(SMALL as usize, cookie));
     }
     bytes.extend(request(false, 0, wire::CMD_DISC, 9, 0, 0));
     client.send(&bytes);
