@@ -28,7 +28,7 @@ from tests.damage.anatomy import SECTOR
 from tests.damage.history import NAME, VOLUME_BYTES, History, checked, small_history, verified
 
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010806000000")
-FUTURE = 2
+FUTURE = 3
 
 
 @pytest.fixture(scope="module")
