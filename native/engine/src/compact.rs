@@ -86,10 +86,9 @@ impl Volume {
         self.check_writable()?;
         let sealed = self.index.sealed();
         let (horizon, points, branches) = self.stops(&sealed);
-        // Recovery of open segments begins at the newest sealed one.
-        let last = sealed.len().saturating_sub(1);
+        // The newest too: recovery of open segments begins at its last LSN, and what replaces it has the same.
         let eligible: HashSet<u32> =
-            sealed[..last].iter().filter(|s| s.item.last_lsn.0 <= horizon).map(|s| s.item.id.0).collect();
+            sealed.iter().filter(|s| s.item.last_lsn.0 <= horizon).map(|s| s.item.id.0).collect();
         if eligible.is_empty() {
             self.gate.meter.looked(0, horizon, points);
             return Ok(Compacted::default());
