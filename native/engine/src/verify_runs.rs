@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::index::files::Named;
 use crate::index::merge::{self, Unit};
 use crate::index::merged::{check_header, Head, Merged};
+use crate::index::sealed::Sealed;
 use crate::index::stream::{Cursor, Merge};
 use crate::journal::manifest::{Manifest, RunItem};
 use crate::storage::File;
@@ -54,7 +55,9 @@ impl Volume {
         }
         let sealed = self.index.sealed();
         let within = sealed.within(item.first_lsn.0, item.last_lsn.0);
-        let compacted = within.iter().any(|segment| segment.item.compacted);
+        // One that reaches beyond the run's range counts too: it holds what the run may still name.
+        let meets = |s: &Sealed| s.item.first_lsn <= item.last_lsn && item.first_lsn <= s.item.last_lsn;
+        let compacted = sealed.iter().any(|segment| segment.item.compacted && meets(segment));
         let below: Vec<Unit> = within.iter().cloned().map(Unit::Segment).collect();
         // A damaged footer is another finding: its batches say what it said.
         self.find_damage(&below)?;
