@@ -152,7 +152,7 @@ def test_compact_frees_what_nobody_can_reach(store: Path, served: bool) -> None:
     assert before > 8 * MIB
     cdp("retention", "disk", *NOTHING)
     with Daemon(store) if served else nullcontext():
-        # The newest second is still above the horizon, and the newest segment is never compacted: more has to come.
+        # The newest second is still above the horizon: more has to come.
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (done := cdp("compact", "disk"))["used_bytes"] > before // 2:
             cdp("bookmark", "disk", "moves", "--force")

@@ -160,7 +160,7 @@ def _is_full(opened: OpenVolume, full: str) -> bool:
 
 
 def test_a_budget_that_is_set_too_late_is_kept_to_all_the_same(opened: OpenVolume) -> None:
-    # Without a budget segments are large: all of it lies in the newest, which is never compacted.
+    # Without a budget segments are large: all of it lies in the one that is being written.
     for _ in range(7):
         overwrite(opened)
     assert opened.native.space()["used"] > BUDGET - 16 * MIB

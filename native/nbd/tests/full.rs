@@ -2,15 +2,12 @@
 
 mod support;
 
-use std::io;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use cdp_engine::storage::{Disk, File, Lock, Storage};
-use cdp_engine::{FullPolicy, Options, Stamp, Volume};
+use cdp_engine::FullPolicy;
 use cdp_nbd::wire::{self, Errno};
-use cdp_nbd::{Config, Export, Server};
+use cdp_nbd::{Config, Export};
 use support::*;
 
 const BLOCK: u64 = 64 << 10;
@@ -170,85 +167,12 @@ fn writes_that_are_slowed_down_are_finished_before_a_disconnect() {
     assert_eq!(client.end(), "client disconnected");
 }
 
-/// The real disk, until writes are to fail.
-struct Moody {
-    disk: Disk,
-    errno: Arc<AtomicI32>,
-}
-
-struct MoodyFile {
-    file: Arc<dyn File>,
-    errno: Arc<AtomicI32>,
-}
-
-impl Moody {
-    fn wrap(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(MoodyFile { file, errno: self.errno.clone() })
-    }
-}
-
-impl Storage for Moody {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(self.wrap(self.disk.create(name)?))
-    }
-    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
-        Ok(self.wrap(self.disk.open(name, write)?))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-    fn sync_folder(&self) -> io::Result<()> {
-        self.disk.sync_folder()
-    }
-    fn lock(&self) -> io::Result<Box<dyn Lock>> {
-        self.disk.lock()
-    }
-    fn now(&self) -> u64 {
-        self.disk.now()
-    }
-    fn nonce(&self) -> u64 {
-        self.disk.nonce()
-    }
-}
-
-impl File for MoodyFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        match self.errno.load(Relaxed) {
-            0 => self.file.write_at(bytes, offset),
-            errno => Err(io::Error::from_raw_os_error(errno)),
-        }
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn drop_cache(&self) {
-        self.file.drop_cache();
-    }
-}
-
 #[test]
 fn what_a_full_disk_refused_is_written_when_it_has_room_and_made_durable_then() {
-    let folder = Folder::new();
-    let errno = Arc::new(AtomicI32::new(0));
-    let storage = Arc::new(Moody { disk: Disk::new(&folder.0).unwrap(), errno: errno.clone() });
-    Volume::create(storage.clone(), [7; 16], 4 * MIB, Stamp(1)).unwrap();
-    let volume = Volume::open(storage, None, Options::default()).unwrap();
-    let bench = Bench { server: Server::new(Config::default()).unwrap(), volume, folder };
+    let (bench, orders) = moody();
     let mut client = bench.client(structured());
     assert_eq!(client.write(0, 0, &noise(4096, 1)), 0);
-    errno.store(libc::ENOSPC, Relaxed);
+    orders.write.store(libc::ENOSPC, Relaxed);
     // Odd places too: what lies around them is looked up again.
     for cookie in 0..20u64 {
         client.ask_write(wire::FLAG_FUA, cookie, 5 + cookie * 5000, &noise(5000, cookie));
@@ -256,7 +180,7 @@ fn what_a_full_disk_refused_is_written_when_it_has_room_and_made_durable_then() 
     stalled(&bench);
     assert!(client.read(0, 4096) == noise(4096, 1));
     let durable = bench.volume.status().durable;
-    errno.store(0, Relaxed);
+    orders.write.store(0, Relaxed);
     for cookie in 0..20 {
         assert_eq!(client.outcome(cookie), 0);
     }

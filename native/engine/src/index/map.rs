@@ -68,7 +68,7 @@ struct Inner {
     live_path: Path,
     live_key: u64,
     /// Segments that compaction replaced, and the number of replacements.
-    retired: HashSet<u32>,
+    retired: Arc<HashSet<u32>>,
     replacements: u64,
     /// +1 whenever a memtable moves, so that who builds a live leaf sees it.
     moves: u64,
@@ -158,7 +158,7 @@ impl Index {
             live_key: LIVE,
             lineage: Arc::new(lineage),
             paths: LruCache::new(PATHS_MAX),
-            retired: HashSet::new(),
+            retired: Arc::default(),
             replacements: 0,
             leaves: LruCache::unbounded(),
             leaf_bytes: 0,
@@ -280,7 +280,7 @@ impl Index {
         self.first_lsns.write().extend(added.iter().map(|s| (s.item.id.0, s.item.first_lsn.0)));
         let mut inner = self.inner.lock();
         inner.sealed = Arc::new(inner.sealed.with(gone, added));
-        inner.retired.extend(gone);
+        Arc::make_mut(&mut inner.retired).extend(gone);
         inner.replacements += 1;
         drop(inner);
         self.files.forget(gone.iter().map(|&id| Named::Segment(id)));
@@ -289,11 +289,6 @@ impl Index {
     /// How often compaction replaced segments: who asks several of them sees by it that the list is another one.
     pub fn replacements(&self) -> u64 {
         self.inner.lock().replacements
-    }
-
-    /// True if compaction replaced the segment.
-    pub fn is_retired(&self, segment: u32) -> bool {
-        self.inner.lock().retired.contains(&segment)
     }
 
     /// Makes a batch of the active segment visible, up to `published`; `rollbacks` are those in it, (LSN, to).

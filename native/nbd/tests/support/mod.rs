@@ -13,6 +13,11 @@ use cdp_engine::{Options, Stamp, Volume};
 use cdp_nbd::wire::{self, Header};
 use cdp_nbd::{Config, Export, Mode, Server};
 
+#[allow(unused_imports)]
+pub use moody::moody;
+
+mod moody;
+
 pub const MIB: u64 = 1 << 20;
 /// How long a test waits for what must come: a bound for a hang, never a measure.
 const PATIENCE: Duration = Duration::from_secs(30);
