@@ -68,6 +68,9 @@ pub struct Oracle {
     next: Option<Reach>,
 }
 
+/// Rollbacks, as (LSN, LSN gone back to).
+pub type Branches = Vec<(u64, u64)>;
+
 /// Which instants there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Reach {
@@ -264,9 +267,9 @@ impl Oracle {
         (of(true), of(false))
     }
 
-    /// The rollbacks, as (LSN, LSN gone back to), up to `head` that were replied to, and those that may be there.
-    pub fn rollbacks(&self, head: u64) -> (Vec<(u64, u64)>, Vec<(u64, u64)>) {
-        let mut of = (Vec::new(), Vec::new());
+    /// The rollbacks up to `head` that were replied to, and those that may be there.
+    pub fn rollbacks(&self, head: u64) -> (Branches, Branches) {
+        let mut of = (Branches::new(), Branches::new());
         for record in self.records.iter().filter(|r| r.lsn <= head) {
             match (&record.change, record.fate) {
                 (Change::Rollback { to }, Fate::Done) => of.0.push((record.lsn, *to)),
