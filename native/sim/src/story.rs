@@ -181,7 +181,7 @@ impl Story {
                 self.pending.push(lsn.0);
             }
             Err(error) => {
-                self.oracle.refused(change);
+                assert_eq!(error.lsn, None, "a request that is not admitted has no number");
                 self.fail("write", error);
             }
         }
@@ -200,12 +200,21 @@ impl Story {
         let now = if all { pending.len() } else { pending.len().div_ceil(2) };
         self.pending = pending.split_off(now);
         for lsn in pending {
-            match self.volume().commit(Lsn(lsn)) {
-                Ok(_) => self.oracle.replied(lsn),
-                Err(error) => {
-                    self.oracle.failed(lsn);
-                    self.fail("commit", error);
-                }
+            let outcome = self.volume().commit(Lsn(lsn));
+            self.learn(lsn, outcome);
+        }
+    }
+
+    /// What a session is told of its request.
+    fn learn(&mut self, lsn: u64, outcome: cdp_engine::Result<Lsn>) {
+        match outcome {
+            Ok(kept) => {
+                assert_eq!(kept.0, lsn, "nothing waits for room here, so nothing gets another number");
+                self.oracle.replied(lsn);
+            }
+            Err(error) => {
+                self.oracle.failed(lsn);
+                self.fail("commit", error);
             }
         }
     }
@@ -244,7 +253,10 @@ impl Story {
                 self.oracle.flushed(lsn.0);
             }
             Err(error) => {
-                self.oracle.refused(Change::Rollback { to });
+                if let Some(lsn) = error.lsn {
+                    self.oracle.admitted(lsn.0, Change::Rollback { to });
+                    self.oracle.failed(lsn.0);
+                }
                 self.fail("rollback", error);
             }
         }
@@ -319,13 +331,8 @@ impl Story {
         };
         let result = volume.close();
         for lsn in std::mem::take(&mut self.pending) {
-            match volume.commit(Lsn(lsn)) {
-                Ok(_) => self.oracle.replied(lsn),
-                Err(error) => {
-                    self.oracle.failed(lsn);
-                    self.fail("commit", error);
-                }
-            }
+            let outcome = volume.commit(Lsn(lsn));
+            self.learn(lsn, outcome);
         }
         drop(volume);
         if let Err(error) = result {
@@ -363,9 +370,6 @@ impl Story {
         self.volume = Some(volume);
         let faults = self.volume().faults();
         self.oracle.gave_up(&self.reach());
-        if let Ok((lsn, _)) = self.volume().last_rollback() {
-            self.oracle.rolled_back(lsn.0);
-        }
         self.oracle.recovered(self.survivor(), floor);
         // Of one manifest copy nobody can tell whether a crash tore it or it rotted.
         let rot = |fault: &String| fault.contains("damage") && !fault.starts_with("manifest.");

@@ -87,6 +87,7 @@ impl Story {
         let head = volume.latest().0 .0;
         let last = self.oracle.check(head, wanted, |lsn| read_view(&volume, lsn, rng));
         self.compare_controls(head);
+        self.compare_rollbacks(head);
         compare(head, &last, &read_all(&volume.live(), rng, "the live volume"), "live");
     }
 
@@ -100,6 +101,16 @@ impl Story {
         let strange = listed.iter().find(|lsn| !done.contains(lsn) && !pending.contains(lsn));
         assert_eq!(strange, None, "a control record that nobody appended: {done:?}");
         assert!(listed.windows(2).all(|w| w[0] < w[1]), "listed out of order: {listed:?}");
+    }
+
+    /// The lineage: every rollback that was replied to, and no other.
+    fn compare_rollbacks(&self, head: u64) {
+        let listed = self.volume().branches();
+        let (done, pending) = self.oracle.rollbacks(head);
+        let missing = done.iter().find(|rollback| !listed.contains(rollback));
+        assert_eq!(missing, None, "a rollback is not in the lineage: {listed:?}");
+        let strange = listed.iter().find(|rollback| !done.contains(rollback) && !pending.contains(rollback));
+        assert_eq!(strange, None, "a rollback that nobody asked for: {done:?}");
     }
 }
 
