@@ -100,6 +100,17 @@ impl Oracle {
         }
     }
 
+    /// The model of a clone of the instant `base`, whose state is settled: that is its only instant.
+    pub fn branch(&self, base: u64) -> Oracle {
+        let mut branch = Oracle::new(self.state_at(base));
+        if base > 0 {
+            branch.records.push(Record { lsn: base, change: Change::Nothing, fate: Fate::Done });
+        }
+        branch.reach.horizon = base;
+        (branch.seen, branch.admitted, branch.replied, branch.flushed) = (base, base, base, base);
+        branch
+    }
+
     pub fn size(&self) -> usize {
         self.origin.len()
     }
