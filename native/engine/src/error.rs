@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::units::Lsn;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The request can never succeed as it is.
@@ -30,13 +32,20 @@ pub enum Kind {
 pub struct Error {
     pub kind: Kind,
     pub message: String,
+    /// The record that the failed call had got a number for: it may come to light after a crash. None: the call left no record.
+    pub lsn: Option<Lsn>,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into() }
+        Error { kind, message: message.into(), lsn: None }
+    }
+
+    /// The same failure, of a record that has a number.
+    pub fn of_record(self, lsn: Lsn) -> Error {
+        Error { lsn: Some(lsn), ..self }
     }
 
     pub fn invalid(message: impl Into<String>) -> Error {

@@ -29,14 +29,14 @@ pub fn branches<'a>(controls: impl IntoIterator<Item = &'a Control>) -> Vec<(u64
 
 impl Volume {
     /// The live volume becomes what it was at `to`, in time that does not depend on its size; everything written since stays reachable. Durable when it returns.
-    /// The LSN of the rollback: it is itself an instant, of the state gone back to. NotFound, naming the range, if `to` cannot be reached.
+    /// The LSN of the rollback: it is itself an instant, of the state gone back to. NotFound, naming the range, if `to` cannot be reached. An error that
+    /// carries an LSN leaves open until the next opening whether the rollback has happened.
     pub fn rollback(&self, to: Lsn) -> Result<Lsn> {
         self.check_writable()?;
         // Held until the live path goes through it, so that no compaction takes it away.
         let _pin = self.pin(to)?;
         let lsn = self.admit(Request::rollback(to.0)?)?;
-        self.commit(lsn)?;
-        self.sync_to(lsn)?;
+        self.commit(lsn).and_then(|_| self.sync_to(lsn)).map_err(|error| error.of_record(lsn))?;
         Ok(lsn)
     }
 }

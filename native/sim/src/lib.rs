@@ -20,9 +20,11 @@ mod process;
 pub mod scenario;
 mod seed;
 pub mod story;
+mod subfolder;
 
 pub use clock::Clock;
 pub use fault::{Call, Death, Fault, Op, EIO, ENOSPC};
 pub use machine::{Machine, Restart};
 pub use process::Process;
 pub use seed::Rng;
+pub use subfolder::Subfolder;

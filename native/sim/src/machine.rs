@@ -1,6 +1,6 @@
 //! The machine as a test sees it: boots processes on it, plans its faults, cuts its power, ages its disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cdp_engine::PAGE;
@@ -48,7 +48,8 @@ pub(crate) struct World {
     /// Processes are numbered; those before the current one are dead.
     pub(crate) process: u64,
     pub(crate) died: Option<Death>,
-    pub(crate) locked: bool,
+    /// Which timelines have a writer, by prefix.
+    pub(crate) locked: BTreeSet<String>,
 }
 
 impl Machine {
@@ -67,7 +68,7 @@ impl Machine {
             capacity: None,
             process: 0,
             died: None,
-            locked: false,
+            locked: BTreeSet::new(),
         };
         Machine { world: Arc::new(Mutex::new(world)) }
     }
@@ -86,7 +87,7 @@ impl Machine {
     pub fn restart(&self, restart: Restart) {
         let mut world = self.world();
         world.process += 1;
-        world.locked = false;
+        world.locked.clear();
         world.died = None;
         world.plan.clear();
         let (mut rng, wreck, folder_wreck) = match restart {
@@ -100,7 +101,7 @@ impl Machine {
             }
         };
         world.folder = std::mem::take(&mut world.folder).survive(folder_wreck, &mut rng);
-        let named: std::collections::BTreeSet<FileId> = world.folder.names().values().copied().collect();
+        let named: BTreeSet<FileId> = world.folder.names().values().copied().collect();
         for (id, file) in std::mem::take(&mut world.files) {
             if named.contains(&id) {
                 let wreck = wreck.unwrap_or_else(|| Wreck::draw(&mut rng));
@@ -235,7 +236,7 @@ impl Machine {
     fn start(&self, read_only: bool) -> Arc<Process> {
         let mut world = self.world();
         world.process += 1;
-        world.locked = false;
+        world.locked.clear();
         world.died = None;
         Arc::new(Process::new(self.clone(), world.process, read_only))
     }
@@ -255,7 +256,7 @@ impl World {
     }
 
     pub(crate) fn used(&self) -> u64 {
-        let files: std::collections::BTreeSet<&FileId> = self.folder.names().values().collect();
+        let files: BTreeSet<&FileId> = self.folder.names().values().collect();
         files.into_iter().map(|id| (self.files[id].len() as u64).div_ceil(PAGE) * PAGE).sum()
     }
 }

@@ -33,6 +33,8 @@ pub enum Change {
 enum Fate {
     /// Admitted, no reply yet.
     Pending,
+    /// No reply yet, and seen to have left nothing: the reply has to be an error.
+    Lost,
     /// Replied to.
     Done,
     /// Failed, or cut off: both outcomes are right until one was seen.
@@ -66,6 +68,9 @@ pub struct Oracle {
     next: Option<Reach>,
 }
 
+/// Rollbacks, as (LSN, LSN gone back to).
+pub type Branches = Vec<(u64, u64)>;
+
 /// Which instants there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Reach {
@@ -95,13 +100,24 @@ impl Oracle {
         }
     }
 
+    /// The model of a clone of the instant `base`, whose state is settled: that is its only instant.
+    pub fn branch(&self, base: u64) -> Oracle {
+        let mut branch = Oracle::new(self.state_at(base));
+        if base > 0 {
+            branch.records.push(Record { lsn: base, change: Change::Nothing, fate: Fate::Done });
+        }
+        branch.reach.horizon = base;
+        (branch.seen, branch.admitted, branch.replied, branch.flushed) = (base, base, base, base);
+        branch
+    }
+
     pub fn size(&self) -> usize {
         self.origin.len()
     }
 
     /// A request got its LSN.
     pub fn admitted(&mut self, lsn: u64, change: Change) {
-        // Refused requests that turn out to have got no number.
+        // A number that nobody can have seen is given again: who had it before has failed.
         let admitted = self.admitted;
         self.records.retain(|r| r.lsn < lsn || r.lsn <= admitted);
         assert!(lsn > admitted, "LSN {lsn} was handed out, and {admitted} before it");
@@ -112,24 +128,10 @@ impl Oracle {
         self.records.push(Record { lsn, change, fate: Fate::Pending });
     }
 
-    /// A request was refused before its LSN was known: it may have got one.
-    pub fn refused(&mut self, change: Change) {
-        let last = self.records.last().map_or(0, |r| r.lsn).max(self.admitted);
-        self.records.push(Record { lsn: last + 1, change, fate: Fate::Open });
-    }
-
-    /// The newest rollback that the volume lists: one that was refused got its number behind records of the engine's own.
-    pub fn rolled_back(&mut self, lsn: u64) {
-        let guessed = |r: &Record| r.fate == Fate::Open && matches!(r.change, Change::Rollback { .. });
-        let Some(at) = self.records.iter().rposition(guessed) else { return };
-        let next = self.records.get(at + 1).map_or(u64::MAX, |r| r.lsn);
-        if (self.records[at].lsn + 1..next).contains(&lsn) {
-            self.records[at].lsn = lsn;
-        }
-    }
-
     pub fn replied(&mut self, lsn: u64) {
-        self.record(lsn).fate = Fate::Done;
+        let record = self.record(lsn);
+        assert_ne!(record.fate, Fate::Lost, "LSN {lsn} was replied to, and it was seen that there is no such record");
+        record.fate = Fate::Done;
         self.replied = self.replied.max(lsn);
         self.running = true;
         self.seen = self.admitted;
@@ -202,7 +204,7 @@ impl Oracle {
         for record in &mut self.records {
             // What a refused request left on its way counts as long as no flush went over it.
             let comes_back = record.fate == Fate::Never && record.lsn > self.flushed;
-            if record.fate == Fate::Pending || comes_back {
+            if matches!(record.fate, Fate::Pending | Fate::Lost) || comes_back {
                 record.fate = Fate::Open;
             }
         }
@@ -244,11 +246,10 @@ impl Oracle {
                 states.keep(record.lsn, &now);
                 continue;
             }
-            let seen_failed = record.fate == Fate::Pending && read(record.lsn).is_none();
-            if seen_failed {
-                continue; // Its client has not asked yet.
+            if record.fate == Fate::Pending && read(record.lsn).is_none() {
+                record.fate = Fate::Lost;
             }
-            if record.fate == Fate::Never {
+            if matches!(record.fate, Fate::Never | Fate::Lost) {
                 continue;
             }
             record.change.apply(&mut now, &states);
@@ -275,6 +276,19 @@ impl Oracle {
             self.records.iter().filter(fits).map(|r| r.lsn).collect()
         };
         (of(true), of(false))
+    }
+
+    /// The rollbacks up to `head` that were replied to, and those that may be there.
+    pub fn rollbacks(&self, head: u64) -> (Branches, Branches) {
+        let mut of = (Branches::new(), Branches::new());
+        for record in self.records.iter().filter(|r| r.lsn <= head) {
+            match (&record.change, record.fate) {
+                (Change::Rollback { to }, Fate::Done) => of.0.push((record.lsn, *to)),
+                (Change::Rollback { to }, Fate::Pending | Fate::Open) => of.1.push((record.lsn, *to)),
+                _ => {}
+            }
+        }
+        of
     }
 
     /// The state at an LSN: of the records up to it that were replied to.
@@ -312,6 +326,7 @@ impl Record {
         match seen {
             Some(seen) if seen != *now => {
                 compare(self.lsn, &before, &seen, &format!("after {:?}, which failed or was cut off", self.change));
+                assert!(!matches!(self.change, Change::Rollback { .. }), "LSN {}: half of {:?}", self.lsn, self.change);
                 self.change = Change::Nothing;
                 self.fate = Fate::Done;
                 *now = before;
@@ -473,6 +488,14 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "LSN 2 was replied to")]
+    fn a_reply_to_what_was_seen_to_be_absent_is_noticed() {
+        let mut oracle = two_writes();
+        oracle.check(9, |_, _| false, |lsn| (lsn < 2).then(|| vec![1, 1, 0, 0]));
+        oracle.replied(2);
+    }
+
+    #[test]
     #[should_panic(expected = "promised to be kept")]
     fn a_lost_promise_is_noticed() {
         let mut oracle = two_writes();
@@ -487,17 +510,5 @@ mod tests {
         oracle.crashed();
         oracle.recovered(1, 1);
         oracle.admitted(2, Change::Nothing);
-    }
-
-    #[test]
-    fn a_refused_request_may_have_got_a_number_or_not() {
-        let mut oracle = two_writes();
-        oracle.refused(write(2, 9));
-        assert_eq!(oracle.lsns(), [1, 2, 3]);
-        let mut other = oracle.clone();
-        oracle.admitted(3, Change::Nothing);
-        assert_eq!(oracle.lsns(), [1, 2, 3]);
-        other.admitted(4, Change::Nothing);
-        assert_eq!(other.lsns(), [1, 2, 3, 4]);
     }
 }

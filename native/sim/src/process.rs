@@ -29,6 +29,7 @@ struct OpenFile {
 struct Held {
     machine: Machine,
     process: u64,
+    prefix: String,
 }
 
 /// What the gate lets a change do.
@@ -71,6 +72,20 @@ impl Process {
             return Err(io::Error::from_raw_os_error(EEXIST));
         }
         verdict.apply(|| world.folder.create(to, id))
+    }
+
+    /// Every name, also of other timelines.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.look(Op::List)?.folder.names().keys().cloned().collect())
+    }
+
+    /// The lock of one timeline's writer.
+    pub(crate) fn lock_of(&self, prefix: &str) -> io::Result<Box<dyn Lock>> {
+        let mut world = self.look(Op::Lock)?;
+        if !world.locked.insert(prefix.into()) {
+            return Err(io::Error::from_raw_os_error(EAGAIN));
+        }
+        Ok(Box::new(Held { machine: self.machine.clone(), process: self.number, prefix: prefix.into() }))
     }
 
     fn file(&self, id: FileId, name: &str, writable: bool) -> Arc<dyn File> {
@@ -137,7 +152,7 @@ impl Storage for Process {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.look(Op::List)?.folder.names().keys().cloned().collect())
+        Ok(self.names()?.into_iter().filter(|name| !name.contains('/')).collect())
     }
 
     fn sync_folder(&self) -> io::Result<()> {
@@ -146,12 +161,7 @@ impl Storage for Process {
     }
 
     fn lock(&self) -> io::Result<Box<dyn Lock>> {
-        let mut world = self.look(Op::Lock)?;
-        if world.locked {
-            return Err(io::Error::from_raw_os_error(EAGAIN));
-        }
-        world.locked = true;
-        Ok(Box::new(Held { machine: self.machine.clone(), process: self.number }))
+        self.lock_of("")
     }
 
     fn now(&self) -> u64 {
@@ -217,7 +227,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let mut world = self.machine.world();
         if world.process == self.process {
-            world.locked = false;
+            world.locked.remove(&self.prefix);
         }
     }
 }

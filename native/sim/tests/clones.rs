@@ -2,68 +2,17 @@
 //!
 //! Both timelines lie in one simulated folder, under prefixes. A clone counts from when `fork` returned: what gives it its name comes after.
 
-use std::io;
 use std::sync::Arc;
 
-use cdp_engine::storage::{File, Lock, Storage};
+use cdp_engine::storage::Storage;
 use cdp_engine::{Fork, Lsn, Options, Stamp, Volume};
 use cdp_sim::campaign::{calls, cuts, seeds, Case};
 use cdp_sim::story::small_options;
-use cdp_sim::{Death, Machine, Process, Restart};
+use cdp_sim::{Death, Machine, Process, Restart, Subfolder};
 
 const SIZE: u64 = 64 << 10;
 const PARENT: [u8; 16] = [7; 16];
 const CLONE: [u8; 16] = [9; 16];
-
-/// One timeline's files: those of the process whose names begin with a prefix.
-struct Folder {
-    process: Arc<Process>,
-    prefix: &'static str,
-}
-
-struct NoLock;
-
-impl Lock for NoLock {}
-
-impl Folder {
-    fn name(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-}
-
-impl Storage for Folder {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.process.create(&self.name(name))
-    }
-    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
-        self.process.open(&self.name(name), write)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.process.rename(&self.name(from), &self.name(to))
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.process.remove(&self.name(name))
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        let names = self.process.list()?;
-        Ok(names.iter().filter_map(|name| name.strip_prefix(self.prefix)).map(String::from).collect())
-    }
-    fn links(&self, name: &str) -> io::Result<u64> {
-        self.process.links(&self.name(name))
-    }
-    fn sync_folder(&self) -> io::Result<()> {
-        self.process.sync_folder()
-    }
-    fn lock(&self) -> io::Result<Box<dyn Lock>> {
-        Ok(Box::new(NoLock))
-    }
-    fn now(&self) -> u64 {
-        self.process.now()
-    }
-    fn nonce(&self) -> u64 {
-        self.process.nonce()
-    }
-}
 
 /// What has to be there after a death: the states that were flushed, by LSN.
 #[derive(Clone, Default)]
@@ -101,7 +50,7 @@ fn options(id: [u8; 16]) -> Options {
 }
 
 fn open(process: &Arc<Process>, prefix: &'static str, id: [u8; 16]) -> cdp_engine::Result<Arc<Volume>> {
-    Volume::open(Arc::new(Folder { process: process.clone(), prefix }), None, options(id))
+    Volume::open(Arc::new(Subfolder::new(process.clone(), prefix)), None, options(id))
 }
 
 /// Writes, flushes, and then knows the state; every third time a rollback.
@@ -129,7 +78,7 @@ fn go_on(volume: &Arc<Volume>, known: &mut Known, seed: u64, steps: u64) -> cdp_
 fn begin(seed: u64) -> (Machine, Story) {
     let machine = Machine::new(seed);
     let process = machine.boot();
-    Volume::create(Arc::new(Folder { process: process.clone(), prefix: "a/" }), PARENT, SIZE, Stamp(1)).unwrap();
+    Volume::create(Arc::new(Subfolder::new(process.clone(), "a/")), PARENT, SIZE, Stamp(1)).unwrap();
     let volume = open(&process, "a/", PARENT).unwrap();
     let mut story = Story::default();
     go_on(&volume, &mut story.parent, seed, 17).unwrap();
@@ -143,7 +92,7 @@ fn run(process: &Arc<Process>, story: &mut Story, seed: u64) -> cdp_engine::Resu
     let chosen = (seed as usize * 5 + 19) % story.parent.states.len();
     let (base, bytes) = story.parent.states[chosen].clone();
     let link = |name: &str| process.link(&format!("a/{name}"), &format!("b/{name}"));
-    let target = Arc::new(Folder { process: process.clone(), prefix: "b/" });
+    let target = Arc::new(Subfolder::new(process.clone(), "b/"));
     parent.fork(base, &Fork { id: CLONE, created: Stamp(2), target, link: &link })?;
     let known = story.clone.insert(Known { states: vec![(base, bytes)] });
     let clone = open(process, "b/", CLONE)?;
@@ -151,7 +100,7 @@ fn run(process: &Arc<Process>, story: &mut Story, seed: u64) -> cdp_engine::Resu
     go_on(&parent, &mut story.parent, seed + 300, 4)?;
     parent.close()?;
     story.parent_gone = true;
-    let folder = Folder { process: process.clone(), prefix: "a/" };
+    let folder = Subfolder::new(process.clone(), "a/");
     for name in folder.list().unwrap_or_default() {
         folder.remove(&name).map_err(|e| cdp_engine::Error::io("remove", &name, &e))?;
     }
@@ -161,7 +110,7 @@ fn run(process: &Arc<Process>, story: &mut Story, seed: u64) -> cdp_engine::Resu
 
 fn check(machine: &Machine, story: &Story) {
     let process = machine.boot();
-    let nameless = Folder { process: process.clone(), prefix: "b/" };
+    let nameless = Subfolder::new(process.clone(), "b/");
     match &story.clone {
         Some(known) => known.check(&open(&process, "b/", CLONE).unwrap()),
         // What the next writer does with a creation that was under way.
@@ -173,7 +122,7 @@ fn check(machine: &Machine, story: &Story) {
     let parent = open(&process, "a/", PARENT).unwrap();
     story.parent.check(&parent);
     if story.clone.is_none() {
-        let folder = Folder { process, prefix: "a/" };
+        let folder = Subfolder::new(process, "a/");
         for name in folder.list().unwrap() {
             assert_eq!(folder.links(&name).unwrap(), 1, "{name}");
         }
