@@ -132,7 +132,8 @@ class _Walk:
         _report_troubles(segment, item.last_lsn, True, self._report)
         self.journal.durable_lsn = max(self.journal.durable_lsn, item.last_lsn)
         self._follow(item.first_lsn)
-        self._enter(segment, item.previous_lsn)
+        # Behind a floor the manifest may name a record of the parent's, which does not exist here.
+        self._enter(segment, self._lineage.last_before(item.previous_lsn, item.first_lsn))
         if item.compacted:
             self._compacted(segment)
             return

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import nbd
-
-from cdp import _native
-from cdp.salvage.__main__ import main as salvage
-from cdp.when import rfc3339
+from typing import NamedTuple
 
 
 class Piece(NamedTuple):
@@ -35,7 +24,7 @@ class Sent(NamedTuple):
 @dataclass
 class Model:
     """The state after each record. Between `settled` ones stand those of a burst, whose order is the server's choice: `bursts` maps their
-    LSNs to the state before, the pieces, and how many of them the LSN shows."""
+    LSNs to the state before, the pieces, and how many of them the LSN shows. `rollbacks`: (LSN of the record, LSN of the one before it)."""
 
     size: int
     now: bytearray = field(init=False)
@@ -43,28 +32,63 @@ class Model:
     bursts: dict[int, tuple[bytes, Sequence[Piece], int]] = field(default_factory=dict)
     sent: dict[int, Sent] = field(default_factory=dict)
     bookmarks: dict[str, int] = field(default_factory=dict)
+    rollbacks: list[tuple[int, int]] = field(default_factory=list)
     last_lsn: int = 0
 
     def __post_init__(self) -> None:
         self.now = bytearray(self.size)
-        self.settled[0] = bytes(self.now)
+        if not self.settled:
+            self.settled[0] = bytes(self.now)
 
-    def apply(self, pieces: Sequence[Piece], sent: Sent) -> None:
-        """One request, or several that were under way together: a record each, on ranges that do not meet."""
+    @property
+    def newest(self) -> int:
+        """The LSN of the newest instant. (Of a clone without a record of its own `last_lsn`, after which its numbers begin, is larger.)"""
+        return max(self.lsns())
+
+    def apply(self, pieces: Sequence[Piece], sent: Sent, admitted: int | None = None) -> None:
+        """One request, or several that were under way together: a record each, on ranges that do not meet.
+
+        `admitted`: so many of them, nobody knows which, became records. What is written next is only known after `pin_down` of the last.
+        """
+        count = len(pieces) if admitted is None else admitted
         before = bytes(self.now)
-        for count, piece in enumerate(pieces, 1):
+        for shown in range(1, count + 1):
             self.last_lsn += 1
             self.sent[self.last_lsn] = sent
-            self.now[piece.offset : piece.offset + len(piece.content)] = piece.content
-            if count < len(pieces):
-                self.bursts[self.last_lsn] = (before, pieces, count)
-        self.settled[self.last_lsn] = bytes(self.now)
+            self.bursts[self.last_lsn] = (before, pieces, shown)
+        if count == len(pieces):
+            del self.bursts[self.last_lsn]
+            for offset, content in pieces:
+                self.now[offset : offset + len(content)] = content
+            self.settled[self.last_lsn] = bytes(self.now)
 
     def note_control(self, lsn: int) -> None:
         """A record that changes no block, at or above the next LSN: numbering goes on higher up after an unclean end."""
         assert lsn > self.last_lsn
+        newest = self.newest
         self.last_lsn = lsn
-        self.settled[lsn] = bytes(self.now)
+        self.settled[lsn] = self.settled[newest]
+
+    def note_rollback(self, lsn: int, to: int, seen: bytes) -> None:
+        """The record `lsn` makes the volume what it was at `to`; it reads as `seen` now."""
+        assert lsn > self.last_lsn
+        self.rollbacks.append((lsn, self.newest))
+        self.pin_down(to, seen)
+        self.last_lsn = lsn
+        self.settled[lsn] = self.settled[to]
+        self.now = bytearray(seen)
+
+    def pin_down(self, lsn: int, seen: bytes) -> None:
+        """`seen` is the whole volume at `lsn`, and from now on nothing else is."""
+        self.assert_shows(lsn, seen)
+        if self.bursts.pop(lsn, None) is not None:
+            self.settled[lsn] = seen
+
+    def branch(self, lsn: int, floor: int) -> Model:
+        """The model of a clone that begins at `lsn`, whose own numbers lie above `floor`."""
+        made = Model(self.size, settled={lsn: self.settled[lsn]}, last_lsn=floor)
+        made.now[:] = self.settled[lsn]
+        return made
 
     def lsns(self) -> list[int]:
         return sorted({*self.settled, *self.bursts})
@@ -92,48 +116,3 @@ def _first_difference(one: bytes, other: bytes) -> int | str:
     if len(one) != len(other):
         return f"length {len(one)}, not {len(other)}"
     return next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
-
-
-def connect(uri: str) -> Any:
-    handle = nbd.NBD()
-    handle.connect_uri(uri)
-    return handle
-
-
-def read_all(handle: Any, step: int) -> bytes:
-    """The whole export, `step` bytes at a time."""
-    size = handle.get_size()
-    return b"".join(bytes(handle.pread(min(step, size - at), at)) for at in range(0, size, step))
-
-
-def restored_natively(volume: _native.Volume, lsn: int) -> bytes:
-    """The state that `View.restore` writes into a sparse file, as `pit-restore` calls it."""
-    view = volume.view(lsn)
-    with tempfile.TemporaryFile() as file:
-        os.ftruncate(file.fileno(), view.size)
-        view.restore(file.fileno())
-        return file.read()
-
-
-def restored_by_salvage(store: Path, volume: str, when: str) -> bytes:
-    """The state that the reference reader restores from the files."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "out")
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            code = salvage(["restore", volume, "--at", when, "--to", str(target), "--store", str(store)])
-        assert code == 0, said.getvalue()
-        return target.read_bytes()
-
-
-class Instant(NamedTuple):
-    """How an instant is asked for, and the LSN that it means."""
-
-    when: str
-    lsn: int
-
-
-def instant_at(stamps: Sequence[tuple[int, int]], stamp: int, *, unix: bool) -> Instant:
-    """The instant at a time. `stamps`: (stamp, LSN), ascending: the state holds all at or before it."""
-    lsn = max(lsn for at, lsn in stamps if at <= stamp)
-    return Instant(f"@{stamp // 10**9}.{stamp % 10**9:09}" if unix else rfc3339(stamp), lsn)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import nbd
 
-from tests.property.model_volume import connect
+from tests.property.model_readers import connect
 from tests.rig.daemon import Daemon, Transport
 
 VOLUME_BYTES = 96 * 1024

@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.property.model_volume import Model, Piece, Sent, connect
+from tests.property.model_readers import connect
+from tests.property.model_volume import Model, Piece, Sent
 from tests.rig.cdp import environment
 from tests.rig.daemon import Daemon
 from tests.rig.process import run

@@ -102,3 +102,21 @@ def test_a_look_beside_a_writer_that_compacts_finds_no_damage(tmp_path: Path) ->
         done.set()
         writer.join()
         driven.volume.close()
+
+
+def test_the_first_segment_of_a_clone_that_a_crash_left_open(tmp_path: Path) -> None:
+    """What recovery seals names the parent's last number as the one before; the batch names the base."""
+    driven = Driven(lay_volume(tmp_path / "store", time.time_ns()))
+    child = driven.fork(random.Random(0), "child", "c" * 32)
+    driven.volume.close()
+    child.volume.write(0, b"x" * 512)
+    crashed = tmp_path / "crashed"
+    shutil.copytree(child.folder, crashed)
+    child.volume.close()
+    shutil.rmtree(child.folder)
+    crashed.rename(child.folder)
+    child.volume = _native.Volume.open(str(child.folder))
+    child.volume.retain(child.volume.latest().lsn, [])
+    child.volume.close()
+    assert check_volume(child.folder).findings == []
+    assert restored(tmp_path / "store", tmp_path / "out", "latest", name="child") == b"x" * 512 + bytes(SIZE - 512)
