@@ -43,6 +43,10 @@ from cdp.table import Table
 
 log = logging.getLogger("cdp.daemon")
 
+START_BYTES = 1 << 20
+"""Room that `daemon.lock` holds. Where the disk is full, some file systems (XFS, btrfs) make no socket, and a daemon that cannot start could not even
+be told to drop history or to delete a volume."""
+
 GRACE_SECONDS = 5.0
 """How long sessions may take to have their admitted requests answered, and control calls to end, when the daemon stops."""
 
@@ -65,11 +69,12 @@ def run(settings: Settings) -> None:
     catalog = Catalog(settings.store)
     catalog.ensure_store()
     with ExitStack() as stack:
-        stack.enter_context(_only_daemon(settings.store))
+        lock = stack.enter_context(_only_daemon(settings.store))
         catalog.sweep()
         catalog.sweep_scratch()
         nbd_listeners = _listen(settings, stack)
         control_listener = _listen_control(settings.store, stack)
+        _hold_room(lock)
         errors = trio.run(_Daemon(settings, catalog, nbd_listeners, control_listener).main)
         for error in errors:
             log.error("%s", error)
@@ -184,21 +189,30 @@ def _allow_descriptors() -> None:
 
 
 @contextmanager
-def _only_daemon(store: Path) -> Iterator[None]:
+def _only_daemon(store: Path) -> Iterator[int]:
+    """The descriptor of the lock. What its file held for the start is free from here on."""
     path = config.daemon_lock(store)
     holder = ""
-    with suppress(OSError):
-        holder = path.read_text().strip()
+    with suppress(OSError), path.open("rb") as file:
+        holder = file.read(20).rstrip(b"\0\n").decode(errors="replace")
     busy = f"the store {store} is served already, by the process {holder or 'that holds daemon.lock'}"
     with files.locked(path, wait=False, busy=busy, create=True) as descriptor:
         with files.os_errors(f"writing {path}"):
             os.ftruncate(descriptor, 0)
+        with suppress(OSError):
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         try:
-            yield
+            yield descriptor
         finally:
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
+                _hold_room(descriptor)
+
+
+def _hold_room(lock: int) -> None:
+    """Keeps room for the next start, if there is any."""
+    with suppress(OSError):
+        os.posix_fallocate(lock, 0, START_BYTES)
 
 
 def _listen(settings: Settings, stack: ExitStack) -> list[socket.socket]:

@@ -92,7 +92,7 @@ def _horizon(policy: Policy, facts: Facts, step: Relief, now: int) -> Point:
     since = _since(policy.every_write, now)
     if since is not None and (aged := facts.history.last(since)) is not None and aged.lsn > found.lsn:
         found = aged
-    if step.floor > found.lsn and (forced := facts.history.point(step.floor)) is not None:
+    if (least := max(step.floor, step.passes)) > found.lsn and (forced := facts.history.point(least)) is not None:
         found = forced
     return found
 

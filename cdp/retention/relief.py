@@ -7,7 +7,8 @@
     4  the minimum itself: the every-write window, down to the newest record
     5  bookmarks that are not held, oldest first
 
-Held bookmarks, clones and the live disk are no step: then the volume stalls.
+Held bookmarks, clones and the live disk are no step: then the volume stalls. Before 2, when no data lies above the horizon, it passes what only tells of
+something (events, bookmarks): nothing is lost by that, and a segment that ends with such a record can be compacted only when it lies below the horizon.
 
 Invariants:
 - A step is taken only after the step before it was measured, and only if what compaction could free anyway is not enough.
@@ -34,9 +35,10 @@ WINDOW_STEP = 64
 
 @dataclass(frozen=True, slots=True)
 class Relief:
-    """A step, or none. `floor`: what lies below that LSN is given up, bookmarks excepted."""
+    """A step, or none. `floor`: what lies below that LSN is given up, bookmarks excepted. `passes`: the horizon may go there at no loss."""
 
     floor: int = 0
+    passes: int = 0
     close_view: int | None = None
     drop: Mark | None = None
     breaks_minimum: bool = False
@@ -63,6 +65,8 @@ def relieve(policy: Policy, facts: Facts, marks: tuple[Mark, ...], now: int) -> 
 def _escalate(facts: Facts, marks: tuple[Mark, ...], need: int) -> Relief:
     newest = facts.history.last(facts.latest.stamp)
     floor = None if newest is None else _older(facts, marks, newest, need)
+    if newest is not None and newest.lsn > facts.horizon.lsn and not _written(facts, newest):
+        return Relief(passes=newest.lsn)
     # Also those that would be in the way of the next step: a view goes before the minimum does.
     pinned = [pin.lsn for pin in facts.pins if pin.closable and pin.lsn < max(facts.horizon.lsn, floor or 0)]
     if pinned:
@@ -98,6 +102,11 @@ def _older(facts: Facts, marks: tuple[Mark, ...], limit: Point, need: int) -> in
     if points:
         return points[max(1, len(points) // POINTS_STEP) - 1] + 1
     return _after_bytes(facts, limit, max(need, (facts.space.soft or 0) // WINDOW_STEP))
+
+
+def _written(facts: Facts, limit: Point) -> bool:
+    """Whether the records above the horizon, `limit` the last, wrote anything."""
+    return any(here for _, here in facts.history.minutes(facts.horizon.lsn + 1, limit.lsn + 1))
 
 
 def _after_bytes(facts: Facts, limit: Point, need: int) -> int | None:

@@ -215,3 +215,21 @@ def test_nothing_more_is_given_up_before_the_last_step_was_measured() -> None:
     blind = Space(full.used, full.dead, full.window, full.soft, full.hard, tight=True, measured=False)
     assert plan(DROP, machine.history.facts(full), machine.now).given_up
     assert not plan(DROP, machine.history.facts(blind), machine.now).given_up
+
+
+def test_the_horizon_passes_what_only_tells_of_something_before_a_bookmark_goes() -> None:
+    """Its segment may hold all the data, and cannot be compacted before it lies below the horizon as a whole."""
+    policy = Policy(every_write=3600, minutes=0, hours=0, days=0, minimum=60)
+    history = Synthetic(START)
+    marked = history.write(START)
+    history.horizon = history.write(START)
+    history.points = {marked}
+    history.marks = [Mark("old", marked, START)]
+    event = history.write(START, stored=0)
+    full = Space(used=2, dead=0, window=0, soft=1, hard=2, tight=True)
+    made = plan(policy, history.facts(full), START + MINUTE)
+    assert (made.horizon, made.given_up, made.gives_way) == (event, (), True)
+    history.apply(made)
+    assert history.reachable(marked)
+    # That was all: a second look goes on with the next step.
+    assert plan(policy, history.facts(full), START + MINUTE).drop_marks == ("old",)

@@ -18,6 +18,8 @@ use crate::journal::segment::file_name;
 use crate::units::SegmentId;
 use crate::volume::Volume;
 
+pub use crate::compact::choose::ALL;
+
 /// Bytes that a kept entry takes beside its payload: directory and footer.
 const ENTRY_BYTES: u64 = 46;
 /// What one commit's outputs hold, in segments.
@@ -78,7 +80,8 @@ struct Kept {
 pub type Pace<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
 
 impl Volume {
-    /// One cycle: rewrites the segments that give back most, until `need` bytes are free; with 0, those that are at least half dead.
+    /// One cycle: rewrites the segments that give back most, until `need` bytes are free; with 0, those that are at least half dead; with [`ALL`],
+    /// all that may be rewritten, also where that frees nothing.
     ///
     /// One cycle runs at a time. It changes nothing that an instant shows.
     pub fn compact(&self, need: u64, pace: Pace<'_>) -> Result<Compacted> {

@@ -104,7 +104,8 @@ impl Volume {
             let record = guard.as_ref().map_or(0, |writer| writer.previous_lsn);
             let mut files = std::mem::take(&mut self.durability.state.lock().left);
             if let Some(writer) = guard.as_mut() {
-                if let Err(error) = writer.scrub() {
+                // Zeros take room too where a file system never writes in place.
+                if let Err(error) = self.with_reserve(|| writer.scrub()) {
                     self.durability.state.lock().left = files;
                     return Err(error);
                 }

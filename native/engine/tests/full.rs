@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{mpsc, Arc};
 use std::thread;
 use std::time::Duration;
@@ -27,6 +27,8 @@ struct Cramped {
 
 struct Shared {
     capacity: AtomicU64,
+    /// Nothing is written in place: what overwrites takes room too.
+    copies: AtomicBool,
     lengths: Mutex<HashMap<String, u64>>,
 }
 
@@ -116,6 +118,11 @@ impl File for CrampedFile {
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut name = self.name.lock();
+        let over = offset < self.shared.lengths.lock().get(&*name).copied().unwrap_or(0);
+        let copied = self.shared.used() + bytes.len() as u64;
+        if over && self.shared.copies.load(Relaxed) && copied > self.shared.capacity.load(Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         // Files are renamed once, from their temporary names.
         if let Some(stem) = name.strip_suffix(".tmp").map(str::to_owned) {
             if !self.shared.lengths.lock().contains_key(&*name) {
@@ -160,7 +167,8 @@ impl Bench {
         let name = format!("cdp-full-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        let shared = Arc::new(Shared { capacity: AtomicU64::new(capacity), lengths: Mutex::default() });
+        let capacity = AtomicU64::new(capacity);
+        let shared = Arc::new(Shared { capacity, copies: AtomicBool::new(false), lengths: Mutex::default() });
         let bench = Bench { folder, shared };
         Volume::create(bench.storage(), [7; 16], SIZE, Stamp(1)).unwrap();
         bench
@@ -378,6 +386,25 @@ fn a_full_disk_makes_writes_wait_until_it_has_room() {
     is_whole(&volume);
     assert!(volume.faults().is_empty(), "{:?}", volume.faults());
     drop(volume);
+    holds(&bench.open(), 600);
+}
+
+#[test]
+fn a_full_disk_that_writes_nothing_in_place_is_flushed_all_the_same() {
+    let bench = Bench::new(24 * MIB);
+    bench.shared.copies.store(true, Relaxed);
+    let volume = bench.open();
+    let heard = writer(&volume, 0..600);
+    until(&volume, "stalled", |space| space.stalled && space.disk_full);
+    let blocks = done(&heard, 0);
+    volume.flush().unwrap();
+    assert!(volume.faults().is_empty(), "{:?}", volume.faults());
+    bench.give(100 * MIB);
+    assert_eq!(heard.iter().map(Result::unwrap).last(), Some(599));
+    volume.close().unwrap();
+    is_whole(&volume);
+    drop(volume);
+    assert!(blocks > 100, "{blocks}");
     holds(&bench.open(), 600);
 }
 

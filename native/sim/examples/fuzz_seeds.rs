@@ -6,7 +6,8 @@ use std::sync::Arc;
 use cdp_engine::journal::manifest::Manifest;
 use cdp_engine::journal::segment::file_name;
 use cdp_engine::storage::Storage;
-use cdp_sim::story::Story;
+use cdp_sim::scenario::draw;
+use cdp_sim::story::{Story, VOLUME_BYTES};
 
 /// Bytes of a seed at most: the fuzzer learns faster from short ones.
 const SEED_BYTES: usize = 3000;
@@ -15,7 +16,7 @@ fn main() -> std::io::Result<()> {
     let folder = std::env::args().nth(1).expect("the folder of the seeds");
     for (seed, steps) in [(1, 6), (2, 9), (3, 14), (4, 25)] {
         let mut story = Story::begin(seed);
-        story.go_on(seed, steps);
+        story.run(&draw(seed, steps, VOLUME_BYTES));
         story.commit(true, seed);
         story.flush();
         save(&folder, "manifest", seed, &story.machine.contents("manifest.0").unwrap_or_default())?;

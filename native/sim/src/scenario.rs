@@ -44,6 +44,38 @@ pub enum Step {
     Compact {
         all: bool,
     },
+    /// A view is opened, and stays open.
+    Hold {
+        seed: u64,
+    },
+    /// Reads of one that is held.
+    ReadHeld {
+        seed: u64,
+    },
+    Release {
+        seed: u64,
+    },
+    /// An instant is taken away from those who hold it.
+    Revoke {
+        seed: u64,
+    },
+    /// A clone of the volume, or of another clone, at an instant that the seed picks.
+    Clone {
+        of: u64,
+        seed: u64,
+        scratch: bool,
+    },
+    /// A clone takes a step: the newest is 0.
+    Beside {
+        which: u64,
+        step: Box<Step>,
+    },
+    /// A clone is removed.
+    Unclone {
+        which: u64,
+    },
+    /// One cycle of whatever may be rewritten, whether or not that gives anything back.
+    Rewrite,
     StepClock {
         by_ns: i64,
     },
@@ -76,10 +108,62 @@ impl Content {
     }
 }
 
-/// `steps` steps on a volume of `size` bytes.
+/// `steps` steps on a volume of `size` bytes, nobody holds an instant and there are no clones.
 pub fn draw(seed: u64, steps: usize, size: usize) -> Vec<Step> {
     let rng = &mut Rng::new(seed);
     (0..steps).map(|_| draw_step(rng, size)).collect()
+}
+
+/// `steps` steps of all kinds: instants are held, more history goes, and clones do the same beside the volume.
+pub fn draw_mix(seed: u64, steps: usize, size: usize) -> Vec<Step> {
+    let rng = &mut Rng::new(seed);
+    let mut drawn = Vec::new();
+    while drawn.len() < steps {
+        match rng.below(100) {
+            0..=3 => {
+                drawn.push(Step::Clone { of: rng.number(), seed: rng.number(), scratch: rng.chance(30) });
+                drawn.extend(draw_beside(rng, size, 0, 12));
+            }
+            4..=8 => {
+                let which = rng.number();
+                drawn.extend(draw_beside(rng, size, which, 6));
+            }
+            9 => drawn.push(Step::Unclone { which: rng.number() }),
+            _ => drawn.extend(draw_scene(rng, size)),
+        }
+    }
+    drawn.truncate(steps);
+    drawn
+}
+
+/// What one clone does in a row.
+fn draw_beside(rng: &mut Rng, size: usize, which: u64, most: u64) -> Vec<Step> {
+    let scenes = (0..rng.between(1, most)).flat_map(|_| draw_scene(rng, size)).collect::<Vec<_>>();
+    scenes.into_iter().map(|step| Step::Beside { which, step: Box::new(step) }).collect()
+}
+
+/// Steps of a volume that belong together: what is held matters when history is given up, and that when it is compacted.
+fn draw_scene(rng: &mut Rng, size: usize) -> Vec<Step> {
+    let seed = rng.number();
+    let goes = |rng: &mut Rng| [Step::Retain { seed: rng.number() }, Step::Rewrite];
+    match rng.below(100) {
+        0..=4 => vec![Step::Hold { seed }],
+        5..=11 => vec![Step::ReadHeld { seed }],
+        12..=13 => vec![Step::Release { seed }],
+        14..=15 => goes(rng).into(),
+        16 => vec![Step::Rewrite],
+        17..=19 => {
+            let [retain, compact] = goes(rng);
+            vec![Step::Hold { seed }, retain, compact, Step::ReadHeld { seed: rng.number() }]
+        }
+        20..=21 => {
+            let [retain, compact] = goes(rng);
+            vec![Step::Revoke { seed }, retain, compact, Step::ReadHeld { seed }]
+        }
+        // The rollback is the last of its segment.
+        22..=23 => vec![Step::Rollback { seed }, Step::Reopen],
+        _ => vec![draw_step(rng, size)],
+    }
 }
 
 fn draw_step(rng: &mut Rng, size: usize) -> Step {
@@ -130,20 +214,40 @@ fn draw_range(rng: &mut Rng, size: usize, most: usize) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// Names of the kinds of steps; every range fits.
+    fn kinds<'a>(steps: impl IntoIterator<Item = &'a Step>, size: usize) -> BTreeSet<String> {
+        let mut kinds = BTreeSet::new();
+        for step in steps {
+            kinds.insert(format!("{step:?}").split([' ', '{']).next().unwrap().to_string());
+            if let Step::Write { offset, content: Content { bytes, .. } } | Step::Zero { offset, bytes, .. } = step {
+                assert!(*bytes > 0 && offset + bytes <= size);
+            }
+        }
+        kinds
+    }
+
+    #[test]
+    fn the_mix_has_every_kind_of_step_and_clones_take_those_of_a_volume() {
+        let size = 100 << 10;
+        let steps = draw_mix(1, 4000, size);
+        assert_eq!(steps, draw_mix(1, 4000, size));
+        let of_clones = steps.iter().filter_map(|step| match step {
+            Step::Beside { step, .. } => Some(&**step),
+            _ => None,
+        });
+        assert_eq!((kinds(&steps, size).len(), kinds(of_clones, size).len()), (21, 18));
+    }
 
     #[test]
     fn every_kind_of_step_is_drawn_and_fits() {
         let size = 100 << 10;
         let steps = draw(1, 2000, size);
         assert_eq!(steps, draw(1, 2000, size));
-        let mut kinds = std::collections::BTreeSet::new();
-        for step in &steps {
-            kinds.insert(format!("{step:?}").split([' ', '{']).next().unwrap().to_string());
-            if let Step::Write { offset, content: Content { bytes, .. } } | Step::Zero { offset, bytes, .. } = step {
-                assert!(*bytes > 0 && offset + bytes <= size);
-            }
-        }
+        let kinds = kinds(&steps, size);
         assert_eq!(kinds.len(), 13, "{kinds:?}");
         let unaligned = |s: &&Step| matches!(s, Step::Write { offset, .. } if offset % 512 != 0);
         let large = |s: &&Step| matches!(s, Step::Write { content, .. } if content.bytes > 64 << 10);

@@ -1,23 +1,29 @@
-//! A volume on a machine, with the oracle beside it: runs steps, dies, comes back, compares.
+//! A volume on a machine, and its clones, each with its oracle beside it: runs steps, dies, comes back, compares.
 //!
 //! An error that no test asked for ends the story at once. After a death nothing runs until [`Story::recover`].
 
 use std::sync::Arc;
 
+use cdp_engine::compact::ALL;
 use cdp_engine::options::Maintenance;
 use cdp_engine::origin::Origin;
-use cdp_engine::storage::Storage;
+use cdp_engine::storage::Storage as _;
 use cdp_engine::{Kind, Lsn, Options, Stamp, Volume, Zeroing};
 
 use crate::campaign::tell;
 use crate::machine::{Machine, Restart};
 use crate::oracle::{Change, Oracle};
+use crate::process::Process;
 use crate::scenario::Step;
 use crate::seed::Rng;
 
 mod checks;
+mod clones;
+mod held;
 
 pub use checks::{read_all, Depth};
+use clones::Place;
+use held::Held;
 
 /// Not a multiple of a page, and larger than any payload.
 pub const VOLUME_BYTES: usize = 200 * 1024 + 3 * 512;
@@ -67,6 +73,40 @@ pub struct Failure {
     pub kind: Kind,
 }
 
+/// Which promise has to be kept across a death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// What a flush covered.
+    Flushed,
+    /// What was replied to.
+    Replied,
+}
+
+/// How often a story came to what it is to test.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Reads of views that are held at a point below the horizon.
+    pub held_reads: u64,
+    /// Reads of views whose instant was taken away.
+    pub revoked_reads: u64,
+    pub clones: u64,
+    pub removed: u64,
+    /// Segments that compaction wrote anew, and of those the ones in clones.
+    pub compacted: u64,
+    pub compacted_in_clones: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Tally) {
+        self.held_reads += other.held_reads;
+        self.revoked_reads += other.revoked_reads;
+        self.clones += other.clones;
+        self.removed += other.removed;
+        self.compacted += other.compacted;
+        self.compacted_in_clones += other.compacted_in_clones;
+    }
+}
+
 pub struct Story {
     pub machine: Machine,
     pub oracle: Oracle,
@@ -75,9 +115,15 @@ pub struct Story {
     pub tolerant: bool,
     /// Reads may fail, but not be wrong.
     pub shaky_reads: bool,
+    place: Place,
+    process: Option<Arc<Process>>,
     origin: Option<Arc<dyn Origin>>,
     volume: Option<Arc<Volume>>,
     pending: Vec<u64>,
+    held: Vec<Held>,
+    clones: Vec<Story>,
+    clones_made: u64,
+    tally: Tally,
     steps_done: usize,
 }
 
@@ -96,35 +142,50 @@ impl Story {
 
     fn over(seed: u64, disk: Option<Vec<u8>>) -> Story {
         let machine = Machine::new(seed);
-        let storage: Arc<dyn Storage> = machine.boot();
-        let created = Stamp(storage.now());
-        Volume::create(Arc::clone(&storage), ID, VOLUME_BYTES as u64, created).expect("create on a sound machine");
+        let process = machine.boot();
+        let created = Stamp(process.now());
+        Volume::create(process.clone(), ID, VOLUME_BYTES as u64, created).expect("create on a sound machine");
         let mut first = disk.clone().unwrap_or_default();
         first.resize(VOLUME_BYTES, 0);
-        let mut story = Story::on(machine, Oracle::new(first));
+        let mut story = Story::on(machine, Oracle::new(first), Place::of_first());
         story.origin = disk.map(|disk| Arc::new(Disk(disk)) as Arc<dyn Origin>);
-        story.volume = Some(story.open(storage).expect("open on a sound machine"));
+        story.process = Some(process);
+        story.open_again();
         story
     }
 
-    fn on(machine: Machine, oracle: Oracle) -> Story {
+    fn on(machine: Machine, oracle: Oracle, place: Place) -> Story {
         Story {
             machine,
             oracle,
             failures: Vec::new(),
             tolerant: false,
             shaky_reads: false,
+            place,
+            process: None,
             origin: None,
             volume: None,
             pending: Vec::new(),
+            held: Vec::new(),
+            clones: Vec::new(),
+            clones_made: 0,
+            tally: Tally::default(),
             steps_done: 0,
         }
     }
 
     /// The same story up to here, to go on elsewhere: no process runs on its machine yet.
     pub fn fork(&self) -> Story {
-        let mut story = Story::on(self.machine.fork(), self.oracle.clone());
+        let machine = self.machine.fork();
+        let mut story = self.elsewhere(machine.clone());
+        story.clones = self.clones.iter().map(|clone| clone.elsewhere(machine.clone())).collect();
+        story
+    }
+
+    fn elsewhere(&self, machine: Machine) -> Story {
+        let mut story = Story::on(machine, self.oracle.clone(), self.place.clone());
         story.origin = self.origin.clone();
+        story.clones_made = self.clones_made;
         story
     }
 
@@ -148,6 +209,22 @@ impl Story {
         self.volume.is_some()
     }
 
+    /// Of the volume and its clones.
+    pub fn all_failures(&self) -> Vec<&Failure> {
+        self.failures.iter().chain(self.clones.iter().flat_map(|clone| &clone.failures)).collect()
+    }
+
+    /// Of the volume and its clones.
+    pub fn tally(&self) -> Tally {
+        let mut tally = self.tally;
+        self.clones.iter().for_each(|clone| tally.add(&clone.tally));
+        tally
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.volume().status().poisoned.is_some()
+    }
+
     fn step(&mut self, step: &Step) {
         match step {
             Step::Write { offset, content } => {
@@ -168,7 +245,15 @@ impl Story {
             Step::Look { seed } => self.look(*seed),
             Step::Rollback { seed } => self.roll_back(*seed),
             Step::Retain { seed } => self.retain(*seed),
-            Step::Compact { all } => self.compact(*all),
+            Step::Compact { all } => self.compact(if *all { 1 << 40 } else { 0 }),
+            Step::Rewrite => self.compact(ALL),
+            Step::Hold { seed } => self.hold(*seed),
+            Step::ReadHeld { seed } => self.read_held(*seed),
+            Step::Release { seed } => self.release(*seed),
+            Step::Revoke { seed } => self.revoke(*seed),
+            Step::Clone { of, seed, scratch } => self.make_clone(*of, *seed, *scratch),
+            Step::Beside { which, step } => self.beside(*which, step),
+            Step::Unclone { which } => self.remove_clone(*which),
             Step::StepClock { by_ns } => self.machine.step_clock(*by_ns),
             Step::Reopen => self.reopen(),
         }
@@ -281,17 +366,19 @@ impl Story {
     /// From now on the instants are those from `horizon` on, which is durable, and the `points` below it.
     pub fn give_up(&mut self, horizon: u64, points: &[u64]) {
         // What became of an earlier call is open until the next opening.
-        if self.volume().status().poisoned.is_some() {
+        if self.is_poisoned() {
             return;
         }
-        self.oracle.giving_up(horizon, points);
+        let held = self.pinned().into_iter().filter(|&lsn| lsn < horizon);
+        let kept: Vec<u64> = points.iter().copied().chain(held).collect();
+        self.oracle.giving_up(horizon, &kept);
         let lsns: Vec<Lsn> = points.iter().copied().map(Lsn).collect();
         match self.volume().retain(Lsn(horizon), &lsns) {
             Ok(()) => self.oracle.gave_up(&self.reach()),
             Err(error) => self.fail("retain", error),
         }
         // After a commit of unknown outcome the next opening decides.
-        if self.machine.died().is_none() && self.volume().status().poisoned.is_none() {
+        if self.machine.died().is_none() && !self.is_poisoned() {
             self.oracle.gave_up(&self.reach());
         }
     }
@@ -302,9 +389,14 @@ impl Story {
         std::iter::once(horizon).chain(points).map(|point| point.lsn.0).collect()
     }
 
-    fn compact(&mut self, all: bool) {
-        if let Err(error) = self.volume().compact(if all { 1 << 40 } else { 0 }, &mut |_| Ok(())) {
-            self.fail("compact", error);
+    fn compact(&mut self, need: u64) {
+        match self.volume().compact(need, &mut |_| Ok(())) {
+            Ok(done) => {
+                let segments = done.segments_in as u64;
+                self.tally.compacted += segments;
+                self.tally.compacted_in_clones += if self.place.prefix.is_empty() { 0 } else { segments };
+            }
+            Err(error) => self.fail("compact", error),
         }
     }
 
@@ -324,12 +416,18 @@ impl Story {
         assert!(self.machine.files().iter().any(|(name, _)| name.starts_with("checkpoint")), "no checkpoint came");
     }
 
-    /// Closes cleanly: what was admitted is kept, and durable.
+    /// Closes cleanly, clones first: what was admitted is kept, and durable.
     pub fn close(&mut self) -> bool {
+        let closed = self.clones.iter_mut().filter_map(|clone| (!clone.close()).then_some(())).count() == 0;
+        self.close_volume() && closed
+    }
+
+    fn close_volume(&mut self) -> bool {
         let Some(volume) = self.volume.take() else {
             return true;
         };
         let result = volume.close();
+        self.let_go_after_closing();
         for lsn in std::mem::take(&mut self.pending) {
             let outcome = volume.commit(Lsn(lsn));
             self.learn(lsn, outcome);
@@ -346,30 +444,45 @@ impl Story {
 
     /// Clean close and open by the same process.
     pub fn reopen(&mut self) {
-        if !self.close() || self.machine.died().is_some() {
+        if !self.close_volume() || self.machine.died().is_some() {
             return;
         }
-        match self.open(self.machine.boot()) {
-            Ok(volume) => {
-                self.volume = Some(volume);
-                if !self.tolerant {
-                    let last = self.oracle.lsns().last().copied().unwrap_or(0);
-                    assert_eq!(self.survivor(), last, "a clean close keeps every record");
-                }
-            }
+        self.open_again();
+        if self.is_open() && !self.tolerant {
+            let last = self.oracle.lsns().last().copied().unwrap_or(0);
+            assert_eq!(self.survivor(), last, "a clean close keeps every record");
+        }
+    }
+
+    /// By the same process.
+    fn open_again(&mut self) {
+        match self.open() {
+            Ok(volume) => self.volume = Some(volume),
             Err(error) => self.fail("open", error),
         }
     }
 
-    /// The machine comes back, the volume is opened; `floor`: the LSN that must have survived.
-    pub fn recover(&mut self, restart: Restart, floor: u64) {
+    /// The machine comes back, the volume and its clones are opened.
+    pub fn recover(&mut self, restart: Restart, kept: Kept) {
         self.lose_process();
         self.machine.restart(restart);
-        let volume = self.open(self.machine.boot()).unwrap_or_else(|e| panic!("open after {restart:?}: {e}"));
-        tell(|| format!("{restart:?}: {:?}, faults {:?}", volume.status(), volume.faults()));
+        let process = self.machine.boot();
+        self.tidy_clones(&process);
+        self.come_back(&process, kept);
+        self.clones.iter_mut().for_each(|clone| clone.come_back(&process, kept));
+    }
+
+    fn come_back(&mut self, process: &Arc<Process>, kept: Kept) {
+        self.process = Some(process.clone());
+        let volume = self.open().unwrap_or_else(|e| panic!("opening {:?} after a death: {e}", self.place.prefix));
+        tell(|| format!("{:?}: {:?}, faults {:?}", self.place.prefix, volume.status(), volume.faults()));
         self.volume = Some(volume);
         let faults = self.volume().faults();
         self.oracle.gave_up(&self.reach());
+        let floor = match kept {
+            Kept::Flushed => self.oracle.last_flushed(),
+            Kept::Replied => self.oracle.last_replied(),
+        };
         self.oracle.recovered(self.survivor(), floor);
         // Of one manifest copy nobody can tell whether a crash tore it or it rotted.
         let rot = |fault: &String| fault.contains("damage") && !fault.starts_with("manifest.");
@@ -378,21 +491,30 @@ impl Story {
 
     /// The process dies without a word.
     pub fn lose_process(&mut self) {
-        if let Some(volume) = self.volume.take() {
+        if self.is_open() || self.clones.iter().any(Story::is_open) {
             self.machine.restart(Restart::Process);
-            drop(volume);
         }
+        self.clones.iter_mut().for_each(Story::forget_process);
+        self.forget_process();
+    }
+
+    fn forget_process(&mut self) {
+        self.held.clear();
+        self.volume = None;
+        self.process = None;
         self.pending.clear();
         self.oracle.crashed();
     }
 
     /// New requests find a volume that works, and get numbers that nobody ever saw.
     pub fn go_on(&mut self, seed: u64, steps: usize) {
-        self.run(&crate::scenario::draw(seed, steps, VOLUME_BYTES));
+        self.run(&crate::scenario::draw_mix(seed, steps, VOLUME_BYTES));
     }
 
-    fn open(&self, storage: Arc<dyn Storage>) -> cdp_engine::Result<Arc<Volume>> {
-        Volume::open(storage, self.origin.clone(), small_options())
+    fn open(&self) -> cdp_engine::Result<Arc<Volume>> {
+        let process = self.process.as_ref().expect("the machine runs");
+        let options = Options { volume_id: Some(self.place.id), ..small_options() };
+        Volume::open(self.place.storage(process), self.origin.clone(), options)
     }
 
     fn fail(&mut self, what: &str, error: cdp_engine::Error) {

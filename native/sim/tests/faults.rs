@@ -5,8 +5,8 @@
 
 use cdp_engine::{Kind, Lsn};
 use cdp_sim::campaign::{calls, cuts, seeds, Case};
-use cdp_sim::scenario::{draw, Step};
-use cdp_sim::story::{Depth, Story, VOLUME_BYTES};
+use cdp_sim::scenario::{draw_mix, Step};
+use cdp_sim::story::{Depth, Kept, Story, VOLUME_BYTES};
 use cdp_sim::{Call, Death, Fault, Op, Restart, EIO, ENOSPC};
 
 const STEPS: usize = 60;
@@ -20,7 +20,7 @@ struct Rehearsal {
 }
 
 fn rehearse(seed: u64) -> Rehearsal {
-    let steps = draw(seed, STEPS, VOLUME_BYTES);
+    let steps = draw_mix(seed, STEPS, VOLUME_BYTES);
     let mut story = Story::begin(seed);
     let (first_change, first_look) = (story.machine.changes() + 1, story.machine.looks() + 1);
     story.run(&steps);
@@ -49,11 +49,10 @@ fn run_to(story: &mut Story, steps: &[Step], change: u64) {
 
 /// What holds after any fault, in the process that met it and in the ones after it.
 fn settle(story: &mut Story, call: u64, cut: u64) {
-    let floor = story.oracle.last_flushed();
-    settle_above(story, call, cut, floor);
+    settle_above(story, call, cut, Kept::Flushed);
 }
 
-fn settle_above(story: &mut Story, call: u64, cut: u64, floor: u64) {
+fn settle_above(story: &mut Story, call: u64, cut: u64, kept: Kept) {
     if story.is_open() && story.machine.died().is_none() {
         story.check_durable(call);
         refuses_after_a_failed_sync(story);
@@ -61,14 +60,13 @@ fn settle_above(story: &mut Story, call: u64, cut: u64, floor: u64) {
     story.machine.heal();
     story.lose_process();
     let restart = [Restart::AllLost, Restart::Process, Restart::Power(call)][cut as usize % 3];
-    story.recover(restart, floor);
+    story.recover(restart, kept);
     story.tolerant = false;
     story.shaky_reads = false;
     story.check(Depth::OneIn(9), call);
     story.go_on(call, 10);
-    let floor = story.oracle.last_flushed();
     story.lose_process();
-    story.recover(Restart::AllLost, floor);
+    story.recover(Restart::AllLost, Kept::Flushed);
     story.check(Depth::OneIn(31), call);
 }
 
@@ -122,12 +120,12 @@ fn a_death_soon_after_a_fault() {
                 story.run(&rehearsal.steps);
                 story.close();
                 // After a kill the cache has all that was replied to, unless a sync was seen to fail.
-                let (after, floor) = match death {
-                    Death::Kill if op != Op::Sync => (1, story.oracle.last_replied()),
-                    Death::Kill => (1, story.oracle.last_flushed()),
-                    Death::Power => (2 * (cut / 4 % 2), story.oracle.last_flushed()),
+                let (after, kept) = match death {
+                    Death::Kill if op != Op::Sync => (1, Kept::Replied),
+                    Death::Kill => (1, Kept::Flushed),
+                    Death::Power => (2 * (cut / 4 % 2), Kept::Flushed),
                 };
-                settle_above(&mut story, call, after, floor);
+                settle_above(&mut story, call, after, kept);
             }
         }
     }
@@ -244,13 +242,13 @@ fn a_disk_that_fills_and_grows() {
         story.tolerant = true;
         let room = (seed * 4) % 160 * 4096;
         story.machine.set_capacity(Some(story.machine.used() + room));
-        story.run(&draw(seed, STEPS, VOLUME_BYTES));
-        let full = !story.failures.is_empty();
+        story.run(&draw_mix(seed, STEPS, VOLUME_BYTES));
+        let full = !story.all_failures().is_empty();
         story.machine.set_capacity(None);
         if story.is_open() {
             story.check_durable(seed);
-            let poisoned = story.failures.iter().any(|f| f.kind == Kind::Poisoned);
-            assert!(!poisoned, "a full disk is no failed sync: {:?}", story.failures);
+            let poisoned = story.all_failures().iter().any(|f| f.kind == Kind::Poisoned);
+            assert!(!poisoned, "a full disk is no failed sync: {:?}", story.all_failures());
             let volume = story.volume().clone();
             let lsn = volume.write(5, b"there is room again").expect("admitted");
             volume.commit(Lsn(lsn.0)).expect("a write once there is room again");

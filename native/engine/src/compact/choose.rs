@@ -50,10 +50,13 @@ impl Candidate {
     }
 }
 
+/// The need of who wants all candidates rewritten, whatever that gives.
+pub const ALL: u64 = u64::MAX;
+
 /// Groups of neighbours to be rewritten together, those with the most to give first. `candidates` ascend by LSN.
 pub fn choose(candidates: &[Candidate], need: u64, segment_bytes: u64) -> Vec<Vec<u32>> {
     let floor = if need == 0 { DEAD_SHARE_IDLE } else { DEAD_SHARE_MIN };
-    let worth = |c: &&Candidate| c.dead_share() >= if c.shared { DEAD_SHARE_SHARED } else { floor };
+    let worth = |c: &&Candidate| need == ALL || c.dead_share() >= if c.shared { DEAD_SHARE_SHARED } else { floor };
     let mut by_share: Vec<&Candidate> = candidates.iter().filter(worth).collect();
     by_share.sort_by(|a, b| b.dead_share().total_cmp(&a.dead_share()));
     let mut freed = 0;
@@ -113,6 +116,7 @@ mod tests {
         assert_eq!(choose(&all, 100 << 20, 64 << 20), [vec![1, 2]]);
         assert_eq!(choose(&all, 1 << 40, 64 << 20), [vec![1, 2], vec![4, 5, 6]]);
         assert_eq!(choose(&all, 0, 64 << 20), [vec![1, 2], vec![4, 5]]);
+        assert_eq!(choose(&all, ALL, 64 << 20).concat(), [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

@@ -18,25 +18,37 @@ pub enum Depth {
 }
 
 impl Story {
-    /// Every view agrees with the oracle, byte for byte, the live volume too, and there is nothing behind the last record.
+    /// Every view agrees with the oracle, byte for byte, the live volume too, and there is nothing behind the last record; the same of every clone.
     pub fn check(&mut self, depth: Depth, seed: u64) {
+        self.check_volume(depth, seed);
+        self.clones.iter_mut().filter(|clone| clone.is_open()).for_each(|clone| clone.check_volume(depth, seed));
+    }
+
+    fn check_volume(&mut self, depth: Depth, seed: u64) {
         let count = self.oracle.lsns().len();
         let wanted = |index: usize, _| match depth {
             Depth::Every => true,
             Depth::OneIn(n) => index + 4 >= count || (index as u64 + seed) % n as u64 == 0,
         };
         self.compare_states(wanted, &mut Rng::new(seed));
+        self.read_all_held(&mut Rng::new(seed));
         let beyond = self.head() + 1;
         assert!(self.volume().view(Lsn(beyond)).is_err(), "a view at LSN {beyond}, behind the last record");
     }
 
     /// Reads of what a flush covered go on, whatever else failed.
     pub fn check_durable(&mut self, seed: u64) {
+        self.check_durable_volume(seed);
+        self.clones.iter_mut().filter(|clone| clone.is_open()).for_each(|clone| clone.check_durable_volume(seed));
+    }
+
+    fn check_durable_volume(&mut self, seed: u64) {
         let durable = self.oracle.last_flushed();
         let volume = Arc::clone(self.volume());
         let rng = &mut Rng::new(seed);
         let wanted = |_, lsn| lsn % 5 == seed % 5 || lsn == durable;
         self.oracle.clone().check(durable, wanted, |lsn| read_view(&volume, lsn, rng));
+        self.read_all_held(rng);
     }
 
     /// The LSN of the last record that reads can see.
@@ -105,7 +117,10 @@ impl Story {
 
     /// The lineage: every rollback that was replied to, and no other.
     fn compare_rollbacks(&self, head: u64) {
-        let listed = self.volume().branches();
+        let mut listed = self.volume().branches();
+        // What lies below the base is the parent's; that the clone goes on from there is a branch, too.
+        let first_own = self.oracle.lsns().into_iter().find(|&lsn| lsn > self.place.base).unwrap_or(u64::MAX);
+        listed.retain(|&(lsn, to)| lsn > self.place.base && (lsn >= first_own || to != self.place.base));
         let (done, pending) = self.oracle.rollbacks(head);
         let missing = done.iter().find(|rollback| !listed.contains(rollback));
         assert_eq!(missing, None, "a rollback is not in the lineage: {listed:?}");
@@ -142,7 +157,7 @@ pub fn read_all(view: &View, rng: &mut Rng, name: &str) -> Vec<u8> {
     whole
 }
 
-fn check_extents(view: &View, whole: &[u8], name: &str) {
+pub(super) fn check_extents(view: &View, whole: &[u8], name: &str) {
     let mut at = 0;
     for extent in view.extents(0, whole.len() as u64, usize::MAX).unwrap_or_else(|e| panic!("{name}: {e}")) {
         let end = at + extent.bytes as usize;
