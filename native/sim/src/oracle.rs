@@ -117,10 +117,7 @@ impl Oracle {
 
     /// A request got its LSN.
     pub fn admitted(&mut self, lsn: u64, change: Change) {
-        // A number that nobody can have seen is given again: who had it before has failed.
-        let admitted = self.admitted;
-        self.records.retain(|r| r.lsn < lsn || r.lsn <= admitted);
-        assert!(lsn > admitted, "LSN {lsn} was handed out, and {admitted} before it");
+        assert!(lsn > self.admitted, "LSN {lsn} was handed out, and {} before it", self.admitted);
         self.admitted = lsn;
         if self.running {
             self.seen = lsn;
@@ -186,9 +183,11 @@ impl Oracle {
         self.reach = now;
     }
 
-    /// A clean stop: what was replied to is kept; numbers that nobody can have seen may be given again.
+    /// A clean stop: what was replied to is kept; numbers that nobody can have seen may be given again, also to records of the engine's own. Who had
+    /// one of them has failed, and left nothing.
     pub fn stopped(&mut self) {
         self.running = false;
+        self.records.retain(|r| r.lsn <= self.seen);
         self.admitted = self.seen;
     }
 
@@ -218,7 +217,9 @@ impl Oracle {
         self.records.retain(|r| r.lsn <= head);
         self.replied = self.replied.min(head);
         self.flushed = self.flushed.min(head);
-        self.admitted = self.seen.max(head);
+        // Whoever looks now sees what is left.
+        self.seen = self.seen.max(head);
+        self.admitted = self.seen;
     }
 
     /// Compares states up to `head` with `read(lsn)`, in ascending order: those of the records that `wanted` picks
@@ -501,6 +502,16 @@ mod tests {
         let mut oracle = two_writes();
         oracle.flushed(1);
         oracle.recovered(0, oracle.last_flushed());
+    }
+
+    #[test]
+    fn a_failed_request_is_forgotten_when_its_number_may_be_given_again() {
+        let mut oracle = Oracle::new(vec![0; 4]);
+        oracle.admitted(1, Change::Control);
+        oracle.failed(1);
+        oracle.stopped();
+        oracle.check(1, |_, _| true, |_| Some(vec![0; 4]));
+        assert_eq!(oracle.controls(1), (vec![], vec![]));
     }
 
     #[test]

@@ -160,6 +160,8 @@ fn draw_scene(rng: &mut Rng, size: usize) -> Vec<Step> {
             let [retain, compact] = goes(rng);
             vec![Step::Revoke { seed }, retain, compact, Step::ReadHeld { seed }]
         }
+        // The rollback is the last of its segment.
+        22..=23 => vec![Step::Rollback { seed }, Step::Reopen],
         _ => vec![draw_step(rng, size)],
     }
 }
