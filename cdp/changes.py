@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cdp.description import SECTOR
 from cdp.facts import DiffFacts
 from cdp.names import check_name
-from cdp.volume import OpenVolume, instant_facts
+from cdp.volume import OpenVolume
 from cdp.when import When, parse
 
 if TYPE_CHECKING:
@@ -58,15 +58,15 @@ class Differences:
 
 def compare(since: tuple[OpenVolume, When], until: tuple[OpenVolume, When]) -> Differences:
     """Invalid if the volumes have no history in common, NotFound for an instant that cannot be reached."""
-    (first, first_view), (last, last_view) = ((volume.resolve(when), volume) for volume, when in (since, until))
+    (first, first_view), (last, last_view) = ((volume.instant(when), volume) for volume, when in (since, until))
     before, after = first_view.native.view(first.lsn), last_view.native.view(last.lsn)
     # Asked here, so that volumes that cannot be compared are refused before the first page.
     after.changed(before, 0, SECTOR, 1)
     facts = DiffFacts(
         since_volume=first_view.entry.name,
-        since=instant_facts(first),
+        since=first,
         until_volume=last_view.entry.name,
-        until=instant_facts(last),
+        until=last,
         size=after.size,
     )
     return Differences(facts, _pages(before, after))

@@ -53,12 +53,16 @@ class VolumeFacts:
 
 @dataclass(frozen=True, slots=True)
 class InstantFacts:
-    """The state of a volume after the record `lsn`. `other_lsn`: for a time that two clock epochs hold, the LSN in the older one."""
+    """The state of a volume after the record `lsn`. `other_lsn`: for a time that two clock epochs hold, the LSN in the older one.
+
+    `kept_point`: it stands for a time below the horizon, whose own instant may be gone.
+    """
 
     lsn: int
     stamp: int
     clock_epoch: int
     other_lsn: int | None = None
+    kept_point: bool = False
 
 
 @dataclass(frozen=True, slots=True)

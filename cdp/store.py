@@ -261,7 +261,7 @@ class LocalStore:
 
     def resolve(self, volume: str, wanted: When) -> InstantFacts:
         with self.opener.looking(self.catalog.find(volume, deleted=True)) as opened:
-            return instant_facts(opened.resolve(wanted))
+            return opened.instant(wanted)
 
     @contextmanager
     def hold(self, volume: str, lsn: int) -> Iterator[None]:

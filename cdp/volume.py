@@ -89,6 +89,11 @@ class OpenVolume:
         except NotFound as error:
             raise NotFound(f"{self.entry.name}: {error}") from error
 
+    def instant(self, wanted: When) -> InstantFacts:
+        """The same as plain values, and whether it is what was asked for."""
+        found = self.resolve(wanted)
+        return replace(instant_facts(found), kept_point=when.below_horizon(self.native, found, wanted))
+
     def bookmarks(self) -> list[BookmarkFacts]:
         """In the order of their instants."""
         return sorted(self._bookmarks.values(), key=lambda mark: (mark.lsn, mark.name))

@@ -14,9 +14,11 @@ Invariants:
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Protocol
+from typing import Any, Protocol
 
 from cdp.description import STAMP_MAX
 from cdp.errors import Invalid, NotFound
@@ -199,6 +201,8 @@ class History(Protocol):
     def oldest(self) -> Moment: ...
     def instant_of_lsn(self, lsn: int) -> Moment: ...
     def instant_at(self, stamp: int) -> Moment: ...
+    def reach(self) -> Mapping[str, Any]:
+        """horizon (LSN), horizon_stamp, points: (LSN, stamp, …) below it, ascending."""
 
 
 def resolve(history: History, bookmarks: dict[str, int], when: When, now: int) -> Moment:
@@ -225,16 +229,41 @@ def resolve(history: History, bookmarks: dict[str, int], when: When, now: int) -
 
 
 def reach(history: History) -> str:
-    """The range that can be reached, as the end of a sentence."""
-    oldest, latest = history.oldest(), history.latest()
-    return f"what can be reached lies from lsn:{oldest.lsn} ({rfc3339(oldest.stamp)}) to lsn:{latest.lsn} ({rfc3339(latest.stamp)})"
+    """What can be reached, as the end of a sentence."""
+    oldest, latest, kept = history.oldest(), history.latest(), history.reach()
+    ends = f"what can be reached lies from {_named(oldest.lsn, oldest.stamp)} to {_named(latest.lsn, latest.stamp)}"
+    points = len(kept["points"])
+    if not points:
+        return ends
+    below = "one instant" if points == 1 else f"{points} instants"
+    return f"{ends}: every write from {_named(kept['horizon'], kept['horizon_stamp'])} on, and {below} before that"
+
+
+def below_horizon(history: History, found: Moment, wanted: When) -> bool:
+    """Whether `found` stands for a time below the horizon, whose own instant may be gone."""
+    return isinstance(wanted, At | Ago) and found.lsn < int(history.reach()["horizon"])
 
 
 def _of_lsn(history: History, lsn: int, text: str) -> Moment:
     try:
         return history.instant_of_lsn(lsn)
     except NotFound as error:
-        raise NotFound(f"{text} is no recovery point; {reach(history)}") from error
+        raise NotFound(f"{text} is no recovery point{_neighbours(history, lsn)}; {reach(history)}") from error
+
+
+def _neighbours(history: History, lsn: int) -> str:
+    """What can be had instead of an instant that was given up."""
+    kept = history.reach()
+    instants = [*((number, stamp) for number, stamp, *_ in kept["points"]), (kept["horizon"], kept["horizon_stamp"])]
+    place = bisect_left(instants, (lsn, 0))
+    if place == len(instants):
+        return ""
+    near = [_named(*instant) for instant in instants[max(0, place - 1) : place + 1]]
+    return f" any more: the nearest {'one is' if len(near) == 1 else 'ones are'} {' and '.join(near)}"
+
+
+def _named(lsn: int, stamp: int) -> str:
+    return f"lsn:{lsn} ({rfc3339(stamp)})"
 
 
 def _at(history: History, stamp: int, now: int, text: str) -> Moment:

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from cdp.cli.instants import ExactOption, absolute
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import bookmark_terms, human_time, print_json, warn_if_ambiguous
+from cdp.cli.output import bookmark_terms, human_time, print_json
 from cdp.errors import Invalid
 from cdp.retention import spans
-from cdp.when import SECOND, Ago, At, AtLsn, parse
+from cdp.when import SECOND, At, parse
 
 
 def bookmark(
@@ -31,6 +32,7 @@ def bookmark(
     remove: Annotated[
         str | None, typer.Option(metavar="NAME", help="Take this name away instead.", show_default=False)
     ] = None,
+    exact: ExactOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,11 +45,7 @@ def bookmark(
         if remove is not None:
             facts = verbs.remove_bookmark(volume, remove)
         else:
-            if isinstance(when, At | Ago):
-                # A time may mean two instants: the one that is told of is the one that is named.
-                instant = verbs.resolve(volume, when)
-                warn_if_ambiguous(instant)
-                when = AtLsn(instant.lsn)
+            when = absolute(verbs, volume, when, exact=exact)
             facts = verbs.bookmark(volume, name or "", when, force=force, held=hold, expires_stamp=expires_stamp)
     if as_json:
         print_json(facts)

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from cdp.cli.instants import ExactOption, absolute
 from cdp.cli.options import JsonOption, StoreOption, opened
-from cdp.cli.output import human_time, print_json, warn_if_ambiguous
+from cdp.cli.output import human_time, print_json
 from cdp.errors import Invalid
 from cdp.exports import parse_export
-from cdp.when import Ago, At, AtLsn, Latest
+from cdp.when import Latest
 
 
 def clone(
@@ -20,6 +21,7 @@ def clone(
         str, typer.Argument(metavar="VOLUME@WHEN", help="The volume, and the instant to begin at.", show_default=False)
     ],
     name: Annotated[str, typer.Argument(metavar="NEWVOLUME", help="The clone's name.", show_default=False)],
+    exact: ExactOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -27,12 +29,8 @@ def clone(
     wanted = parse_export(source)
     if wanted.scratch is not None:
         raise Invalid(f"{source[:200]!r}: a scratch view is an export, not something to clone; leave +scratch out")
-    at = wanted.when or Latest()
     with opened(context, store) as verbs:
-        if isinstance(at, At | Ago):
-            instant = verbs.resolve(wanted.volume, at)
-            warn_if_ambiguous(instant)
-            at = AtLsn(instant.lsn)
+        at = absolute(verbs, wanted.volume, wanted.when or Latest(), exact=exact)
         facts = verbs.clone(wanted.volume, at, name)
     if as_json:
         print_json(facts)

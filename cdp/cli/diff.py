@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from cdp.changes import Differences, Extents, Point, parse_point
+from cdp.cli.instants import ExactOption, require_exact
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import counted, human_bytes, human_time, warn_if_ambiguous
+from cdp.cli.output import counted, human_bytes, human_time, warn_if_inexact
 from cdp.facts import InstantFacts, document
 
 CONTEXT_SETTINGS = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
@@ -27,6 +28,7 @@ def diff(
     since: PointArgument,
     until: Annotated[str, typer.Argument(metavar="TO", help="The other instant.", show_default=False)],
     every: Annotated[bool, typer.Option("--all", help=f"List more than {ROWS_MAX} extents.")] = False,
+    exact: ExactOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,8 +39,10 @@ def diff(
     """
     points: tuple[Point, Point] = (parse_point(since), parse_point(until))
     with opened(context, store) as verbs, verbs.diff(volume, *points) as found:
-        for end in (found.facts.since, found.facts.until):
-            warn_if_ambiguous(end)
+        for end, point in zip((found.facts.since, found.facts.until), points, strict=True):
+            if exact:
+                require_exact(end, str(point))
+            warn_if_inexact(end)
         if as_json:
             _print_json(found)
         else:

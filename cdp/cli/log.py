@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import counted, human_bytes, human_time, print_json, warn_if_ambiguous
+from cdp.cli.output import counted, human_bytes, human_time, print_json, warn_if_inexact
 from cdp.facts import BookmarkFacts, EventFacts, FlushFacts, IntervalFacts, LogFacts
 from cdp.when import parse
 
@@ -55,7 +55,7 @@ def log(
     with opened(context, store) as verbs:
         facts = verbs.log(volume, first, last, interval=length, list_flushes=flush_points)
     for end in (facts.since, facts.until):
-        warn_if_ambiguous(end)
+        warn_if_inexact(end)
     if as_json:
         print_json(facts)
         return

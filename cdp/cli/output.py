@@ -101,10 +101,14 @@ def warn(sentence: str) -> None:
     print(f"note: {sentence}", file=sys.stderr)
 
 
-def warn_if_ambiguous(instant: InstantFacts) -> None:
-    """Tells of the other instant that a time may mean."""
+def warn_if_inexact(instant: InstantFacts) -> None:
+    """Tells of the other instant that a time may mean, and of one that only stands for it."""
     if instant.other_lsn is not None:
         warn(f"the clock was set back: that time also means lsn:{instant.other_lsn}, in an earlier clock epoch")
+    if instant.kept_point:
+        warn(
+            f"not every write of that time is kept: the newest instant kept before it stands for it, lsn:{instant.lsn} ({human_time(instant.stamp)})"
+        )
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from cdp.cli.instants import ExactOption, absolute
 from cdp.cli.options import WHEN_HELP, JsonOption, StoreOption, VolumeArgument, opened, store_folder
-from cdp.cli.output import human_bytes, human_time, print_json, progress_bar, warn, warn_if_ambiguous
+from cdp.cli.output import human_bytes, human_time, print_json, progress_bar, warn, warn_if_inexact
 from cdp.errors import Corrupt
 from cdp.when import parse
 
@@ -38,21 +39,25 @@ def restore(
             "--allow-damage", help="Restore the rest if blocks are unreadable, with zeros there (exit code 7)."
         ),
     ] = False,
+    exact: ExactOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Restore a volume as it was at any instant, whether or not it is being served."""
     from cdp import restore as work  # noqa: PLC0415 (loads the native module)
 
-    order = work.Order(volume, parse(at), to, force, verify, allow_damage)
     with opened(context, store) as verbs:
+        wanted = parse(at)
+        if exact:
+            wanted = absolute(verbs, volume, wanted, exact=True)
+        order = work.Order(volume, wanted, to, force, verify, allow_damage)
         try:
             facts = work.restore(verbs, store_folder(context, store), order, progress_bar)
         except BaseException as error:
             for sentence in getattr(error, "__notes__", ()):
                 warn(sentence)
             raise
-    warn_if_ambiguous(facts.instant)
+    warn_if_inexact(facts.instant)
     if as_json:
         print_json(facts)
     else:

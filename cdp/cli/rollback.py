@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from cdp.cli.instants import ExactOption, absolute
 from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
-from cdp.cli.output import counted, human_time, print_json, warn_if_ambiguous
+from cdp.cli.output import counted, human_time, print_json
 from cdp.errors import Invalid
 from cdp.facts import RollbackFacts
-from cdp.when import Ago, At, AtLsn, When, parse
+from cdp.when import When, parse
 
 
 def rollback(
@@ -25,6 +26,7 @@ def rollback(
         bool,
         typer.Option("--force", help="End the connections that could write; what they wrote stays in the history."),
     ] = False,
+    exact: ExactOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,11 +35,8 @@ def rollback(
         raise Invalid("give --to WHEN, or --undo")
     wanted: When | None = None if to is None else parse(to)
     with opened(context, store) as verbs:
-        if isinstance(wanted, At | Ago):
-            # A time may mean two instants: the one that is told of is the one that is meant.
-            instant = verbs.resolve(volume, wanted)
-            warn_if_ambiguous(instant)
-            wanted = AtLsn(instant.lsn)
+        if wanted is not None:
+            wanted = absolute(verbs, volume, wanted, exact=exact)
         facts = verbs.rollback(volume, wanted, force=force)
     if as_json:
         print_json(facts)

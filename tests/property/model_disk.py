@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,8 @@ import nbd
 from cdp import _native
 from cdp.control.client import RemoteStore
 from cdp.errors import Busy, NotFound
-from cdp.facts import RollbackFacts
 from cdp.retention import policy
 from cdp.store import LocalStore
-from cdp.when import AtLsn
 from tests.property.model_readers import connect, read_all
 from tests.property.model_volume import Model, Piece, Sent
 from tests.rig.daemon import Daemon
@@ -78,7 +76,7 @@ class Disk:
         request()
         self.model.apply(pieces, Sent(before, time.time_ns()))
 
-    def begin(self, pieces: list[Piece]) -> list[tuple[Any, int]]:
+    def begin(self, pieces: Sequence[Piece]) -> list[tuple[Any, int]]:
         """Sends writes on all connections and waits for none: (connection, cookie)."""
         waiting = []
         for number, (offset, content) in enumerate(pieces):
@@ -100,6 +98,8 @@ class Disk:
         """Makes it forget all that lies before now, but for what is held. Ages are counted back from the newest record, in whole seconds."""
         self.set_policy(NOTHING)
         given = self.model.last_lsn
+        # What a writable view shares is sealed for it, and what is sealed can be compacted.
+        connect(self.daemon.uri(self.name, f"lsn:{given}+scratch")).shutdown()
         while time.time_ns() // SECOND == self._stamp(given) // SECOND:
             # Time has to pass. Nobody is waited for.
             time.sleep((SECOND - time.time_ns() % SECOND) / SECOND)
@@ -122,15 +122,6 @@ class Disk:
 
     def compact(self) -> None:
         self.control(lambda store: store.compact(self.name))
-
-    def rollback(self, to: int | None, *, force: bool) -> RollbackFacts:
-        """NotFound if it cannot be, and then nobody was disconnected for it."""
-        if not force:
-            self.disconnect()
-            made = patiently(lambda: self.control(lambda store: store.rollback(self.name, _when(to), force=False)))
-        else:
-            made = self.control(lambda store: store.rollback(self.name, _when(to), force=True))
-        return made
 
     def shown(self) -> bytes:
         """The live volume."""
@@ -213,10 +204,6 @@ def patiently(work: Callable[[], T]) -> T:
         except Busy:
             if time.monotonic() > deadline:
                 raise
-
-
-def _when(lsn: int | None) -> AtLsn | None:
-    return None if lsn is None else AtLsn(lsn)
 
 
 def _stamp_of(volume: _native.Volume, lsn: int) -> int | None:

@@ -40,9 +40,9 @@ def instants(disk: Disk, count: int, rng: random.Random) -> Iterator[Instant]:
             name = rng.choice(sorted(disk.model.bookmarks))
             yield Instant(f"bookmark:{name}", [disk.model.bookmarks[name]])
         elif kind <= 1:
-            # What is dropped is most of it at times, and what is kept has to be seen, too.
+            # What is dropped is most of it at times, and what is kept, the points above all, has to be seen, too.
             kept = [lsn for lsn in lsns if disk.kept.holds(lsn)]
-            yield of_lsn(rng.choice(rng.choice([lsns, kept])))
+            yield of_lsn(rng.choice(rng.choice([lsns, kept, sorted(disk.kept.points) or kept])))
         else:
             yield _at_a_time(disk, rng, near=kind == 2)
 

@@ -21,23 +21,26 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from cdp.errors import Busy, NotFound
+from cdp.errors import NotFound
 from cdp.when import AtLsn, Latest
 from tests.property.model_disk import CONNECTIONS, EVERYTHING, Disk, patiently, remote, replied
 from tests.property.model_look import compare_changes, instants, look
-from tests.property.model_readers import connect, read_all, salvage_finds, served
+from tests.property.model_readers import connect, read_all, salvage_finds
+from tests.property.model_rollback import roll_back
 from tests.property.model_scratch import Scratch
-from tests.property.model_volume import Model, Piece, Sent
+from tests.property.model_volume import Model, Piece
 from tests.rig.daemon import Daemon
 
 VOLUME_BYTES = (1 << 20) + 3 * 512
 DISKS_MAX = 4
 VIEWS_MAX = 4
 SCRATCH_MAX = 3
-EXAMPLES = 8
-STEPS = 50
-INSTANTS = 12
-"""Looked at in each volume at the end of an example."""
+FIRST_WRITES = 10
+LAST_MARKS = 4
+EXAMPLES = 6
+STEPS = 40
+INSTANTS = 8
+"""Looked at in each volume at the end of an example, and again when it gave up all but bookmarks."""
 
 _length = st.one_of(
     st.integers(1, 520),
@@ -51,6 +54,7 @@ _offset = st.one_of(
 _connection = st.integers(0, CONNECTIONS - 1)
 _number = st.integers(0, 11)
 _seed = st.integers(0, 1 << 16)
+_request = st.tuples(_offset, _length, _seed)
 _pick = st.integers(0, 1 << 16)
 """Which one of so many, from the newest back."""
 _fua = st.sampled_from([0, 0, 0, nbd.CMD_FLAG_FUA])
@@ -87,25 +91,31 @@ class WireMachine(RuleBasedStateMachine):
     daemon: Daemon
     compared = 0
 
-    @initialize()
-    def create(self) -> None:
+    @initialize(seed=_seed)
+    def create(self, seed: int) -> None:
+        """A volume that was written to: what comes then has something to go back to, and to drop."""
         if not self.daemon.running:
             self.daemon.start()
         self.name = f"disk-{time.time_ns()}"
         with remote(self.daemon.store) as store:
             store.create(self.name, VOLUME_BYTES, 512, None)
         self.disks = [Disk(self.daemon, self.name, Model(VOLUME_BYTES))]
+        for piece in _side_by_side(seed, FIRST_WRITES):
+            self._write(self.disks[0], 0, piece, 0)
         self.scratch: list[Scratch] = []
         self.made = 0
 
     def _disk(self, number: int) -> Disk:
         return self.disks[number % len(self.disks)]
 
-    @rule(disk=_number, connection=_connection, offset=_offset, length=_length, seed=_seed, fua=_fua)
-    def write(self, disk: int, connection: int, offset: int, length: int, seed: int, fua: int) -> None:
-        it = self._disk(disk)
-        content = _content(min(length, VOLUME_BYTES - offset), seed)
-        it.timed([Piece(offset, content)], lambda: it.handles[connection].pwrite(content, offset, fua))
+    @rule(disk=_number, connection=_connection, requests=st.lists(_request, min_size=1, max_size=6), fua=_fua)
+    def write(self, disk: int, connection: int, requests: list[tuple[int, int, int]], fua: int) -> None:
+        for offset, length, seed in requests:
+            content = _content(min(length, VOLUME_BYTES - offset), seed)
+            self._write(self._disk(disk), connection, Piece(offset, content), fua)
+
+    def _write(self, disk: Disk, connection: int, piece: Piece, fua: int) -> None:
+        disk.timed([piece], lambda: disk.handles[connection].pwrite(piece.content, piece.offset, fua))
 
     @rule(
         disk=_number,
@@ -141,11 +151,14 @@ class WireMachine(RuleBasedStateMachine):
         same = it.handles[connection].pread(length, offset) == it.model.now[offset : offset + length]
         assert same, f"{length} bytes at {offset}"
 
-    @rule(disk=_number, instant=_pick)
-    def bookmark(self, disk: int, instant: int) -> None:
-        """A name for an instant of now or of the past. It is a record of its own, and keeps the instant."""
-        it = self._disk(disk)
-        lsn, name = _picked(it, instant), f"mark{it.model.last_lsn}"
+    @rule(disk=_number, instants=st.lists(_pick, min_size=1, max_size=4))
+    def bookmark(self, disk: int, instants: list[int]) -> None:
+        """Names for instants of now or of the past. Each is a record of its own, and keeps its instant."""
+        for instant in instants:
+            self._bookmark(self._disk(disk), _picked(self._disk(disk), instant))
+
+    def _bookmark(self, it: Disk, lsn: int) -> None:
+        name = f"mark{it.model.last_lsn}"
         try:
             it.control(lambda store: store.bookmark(it.name, name, AtLsn(lsn), force=False))
         except NotFound:
@@ -188,39 +201,9 @@ class WireMachine(RuleBasedStateMachine):
 
     @rule(disk=_number, instant=_pick, undo=st.booleans(), force=st.booleans(), seed=_seed, count=st.integers(0, 9))
     def rollback(self, disk: int, instant: int, undo: bool, force: bool, seed: int, count: int) -> None:
-        """`count` writes are under way when it ends their connections: each is a record before the rollback, or none at all."""
         it = self._disk(disk)
-        model = it.model
-        before = model.rollbacks[-1][1] if model.rollbacks else None
-        to = before if undo else _picked(it, instant)
-        pieces = _side_by_side(seed, count) if force and count > 1 and to is not None and it.reach().holds(to) else []
-        began = time.time_ns()
-        waiting = it.begin(pieces)
-        try:
-            if not force:
-                with pytest.raises(NotFound if to is None or not it.reach().holds(to) else Busy):
-                    it.control(lambda store: store.rollback(it.name, None if undo else AtLsn(to or 0), force=False))
-                it.handles[0].pread(512, 0)
-            made = it.rollback(None if undo else to, force=force)
-        except NotFound:
-            assert to is None or not it.reach().holds(to)
-            it.handles = it.handles or it.connected()
-            assert not waiting
-            return
-        done = [piece for piece, request in zip(pieces, waiting, strict=True) if replied(*request)]
-        it.handles = it.connected()
-        if made.before.lsn != model.newest:
-            admitted = made.before.lsn - model.last_lsn
-            assert len(done) <= admitted <= len(pieces)
-            model.apply(pieces, Sent(began, time.time_ns()), admitted)
-            seen = served(self.daemon.uri(it.name, f"lsn:{made.before.lsn}"), VOLUME_BYTES)
-            model.pin_down(made.before.lsn, seen)
-            assert all(seen[offset : offset + len(content)] == content for offset, content in done)
-        else:
-            assert not done
-        assert (made.to.lsn, made.connections_ended) == (to, CONNECTIONS if force else 0)
-        assert made.lsn == model.last_lsn + 1
-        model.note_rollback(made.lsn, made.to.lsn, it.shown())
+        to = None if undo else _picked(it, instant)
+        roll_back(it, to, _side_by_side(seed, count) if count > 1 else [], force=force)
 
     @rule(disk=_number, instant=_pick)
     def clone(self, disk: int, instant: int) -> None:
@@ -328,18 +311,31 @@ class WireMachine(RuleBasedStateMachine):
             rng = random.Random(sum(len(disk.model.settled) for disk in self.disks))
             for disk in self.disks:
                 self._look_back(disk, rng)
+                self._go_back_and_give_up(disk, rng)
+                self._look_back(disk, rng)
             while self.disks:
                 self._delete(self.disks[rng.randrange(len(self.disks))])
+
+    def _go_back_and_give_up(self, disk: Disk, rng: random.Random) -> None:
+        """Whatever the rules did: each volume ends with branches below a horizon, and some points of them."""
+        for to in (rng.choice(disk.model.lsns()), None, rng.choice(disk.model.lsns())):
+            roll_back(disk, to, _side_by_side(rng.getrandbits(16), 4), force=True)
+        for _ in range(LAST_MARKS):
+            self._bookmark(disk, rng.choice(disk.model.lsns()))
+        disk.give_up()
 
     def _look_back(self, disk: Disk, rng: random.Random) -> None:
         """Compares instants by LSN, by time and by bookmark, while the daemon goes on serving."""
         latest = disk.control(lambda store: store.resolve(disk.name, Latest())).lsn
         assert latest == disk.model.newest
+        same = disk.shown() == disk.model.now
+        assert same, disk.name
         for instant in instants(disk, INSTANTS, rng):
             step = rng.choice([VOLUME_BYTES, 100_001, 65536])
             type(self).compared += look(disk, instant, step)
         compare_changes(disk, rng.choice(self.disks), rng)
         assert disk.control(lambda store: store.verify(disk.name, None, rate=0)).findings == ()
+        disk.model.note_control(disk.model.last_lsn + 1)  # That it was checked is an event.
         found = salvage_finds(self.daemon.store, disk.name)
         assert not found, (disk.name, found)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,22 @@ from hypothesis import strategies as st
 
 from cdp.description import STAMP_MAX
 from cdp.errors import Invalid, NotFound
-from cdp.when import SECOND, Ago, At, AtBookmark, AtLsn, Latest, Moment, Oldest, When, parse, relative, resolve, rfc3339
+from cdp.when import (
+    SECOND,
+    Ago,
+    At,
+    AtBookmark,
+    AtLsn,
+    Latest,
+    Moment,
+    Oldest,
+    When,
+    below_horizon,
+    parse,
+    relative,
+    resolve,
+    rfc3339,
+)
 
 T = 1_795_344_500 * SECOND
 
@@ -159,8 +176,10 @@ class Point:
 class Records:
     """A history as the engine would answer for it: records 2, 4, 6 … 20 at T, T+1s, …; LSN 0 is the creation, ten seconds before."""
 
-    def __init__(self) -> None:
-        self.points = [Point(0, T - 10 * SECOND)] + [Point(2 * i, T + (i - 1) * SECOND) for i in range(1, 11)]
+    def __init__(self, horizon: int = 0, points: tuple[int, ...] = ()) -> None:
+        whole = [Point(0, T - 10 * SECOND)] + [Point(2 * i, T + (i - 1) * SECOND) for i in range(1, 11)]
+        self.points = [point for point in whole if point.lsn >= horizon or point.lsn in points]
+        self.horizon = horizon
 
     def latest(self) -> Moment:
         return self.points[-1]
@@ -179,6 +198,14 @@ class Records:
         if not found:
             raise NotFound("engine: before creation")
         return found[-1]
+
+    def reach(self) -> dict[str, Any]:
+        below = [(point.lsn, point.stamp, 0) for point in self.points if point.lsn < self.horizon]
+        return {
+            "horizon": self.horizon,
+            "horizon_stamp": self.instant_of_lsn(self.horizon).stamp,
+            "points": below,
+        }
 
 
 NOW = T + 100 * SECOND
@@ -221,3 +248,35 @@ def test_the_range_that_a_refusal_names_can_be_reached() -> None:
     words = str(refused.value).replace("(", "").replace(")", "").split()
     ends = [word for word in words if word.startswith("lsn:")][1:] + [word for word in words if word.endswith("Z")]
     assert [resolve(Records(), {}, parse(word), NOW).lsn for word in ends] == [0, 20, 0, 20]
+
+
+@pytest.mark.parametrize(
+    ("lsn", "near"),
+    [
+        (2, "one is lsn:4"),
+        (6, "ones are lsn:4 and lsn:8"),
+        (10, "ones are lsn:8 and lsn:14"),
+        (12, "ones are lsn:8 and lsn:14"),
+    ],
+)
+def test_the_neighbours_of_what_was_given_up(lsn: int, near: str) -> None:
+    history = Records(14, (4, 8))
+    with pytest.raises(NotFound) as refused:
+        resolve(history, {}, AtLsn(lsn), NOW)
+    sentence = re.sub(r" \([^)]*\)", "", str(refused.value))
+    assert f"is no recovery point any more: the nearest {near};" in sentence
+    assert sentence.endswith("from lsn:4 to lsn:20: every write from lsn:14 on, and 2 instants before that")
+
+
+def test_a_number_that_never_was_has_no_neighbours() -> None:
+    with pytest.raises(NotFound, match="lsn:15 is no recovery point; what"):
+        resolve(Records(14, (4, 8)), {}, AtLsn(15), NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "below"),
+    [(rfc3339(T + 4 * SECOND), True), (rfc3339(T + 6 * SECOND), False), ("lsn:8", False), ("oldest", False)],
+)
+def test_which_times_another_instant_stands_for(text: str, below: bool) -> None:
+    history, wanted = Records(14, (4, 8)), parse(text)
+    assert below_horizon(history, resolve(history, {}, wanted, NOW), wanted) == below

@@ -283,3 +283,62 @@ fn shared_files(storage: &dyn Storage, content: &Content) -> Result<HashSet<Name
     }
     Ok(shared)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::options::Options;
+    use crate::storage::Disk;
+    use crate::units::Stamp;
+
+    /// A bound for a hang, never a measure.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Bytes that do not shrink.
+    fn noise() -> Vec<u8> {
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed.to_le_bytes()
+        };
+        (0..1 << 17).flat_map(|_| next()).collect()
+    }
+
+    /// Whoever makes room lets writes go on, not only the thread that compacts by itself.
+    #[test]
+    fn a_commit_that_frees_space_is_told_to_who_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = || -> Arc<dyn Storage> { Arc::new(Disk::new(folder.path()).unwrap()) };
+        Volume::create(storage(), [7; 16], 64 << 20, Stamp(1)).unwrap();
+        let volume = Volume::open(storage(), None, Options::default()).unwrap();
+        volume.background.join();
+        volume.set_budget(Some(64 << 20), FullPolicy::DropOldest);
+        let (say, heard) = mpsc::channel();
+        let writing = volume.clone();
+        let writer = thread::spawn(move || {
+            let noise = noise();
+            while writing.write(0, &noise).and_then(|lsn| writing.commit(lsn)).is_ok() {
+                let _ = say.send(());
+            }
+        });
+        let looks = PATIENCE.as_millis();
+        let mut stalled = (0..looks).map(|_| {
+            thread::park_timeout(Duration::from_millis(1));
+            volume.is_stalled()
+        });
+        assert!(stalled.any(|stalled| stalled), "writes never waited");
+        while heard.try_recv().is_ok() {}
+        volume.flush().unwrap();
+        volume.retain(volume.latest().0, &[]).unwrap();
+        volume.compact(u64::MAX, &mut |_| Ok(())).unwrap();
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok(()));
+        volume.close().unwrap();
+        writer.join().unwrap();
+    }
+}
