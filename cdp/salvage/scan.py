@@ -28,7 +28,7 @@ def scan(segment: Segment) -> None:
         return
     originals: dict[int, Batch] = {}
     position = PAGE
-    while (batch := _next_batch(segment, segment.file, position)) is not None:
+    while (batch := _next_batch(segment, position)) is not None:
         originals[batch.offset] = batch
         position = -(-batch.end // _GRAIN) * _GRAIN
     stand_ins = _read_echoes(segment, segment.file, originals)
@@ -42,29 +42,29 @@ def _scan_compacted(segment: Segment, file: StoredFile) -> None:
     segment.troubles += [Trouble(text, item.first_lsn, item.first_lsn) for text in texts]
 
 
-def _next_batch(segment: Segment, file: StoredFile, position: int) -> Batch | None:
+def _next_batch(segment: Segment, position: int) -> Batch | None:
     end = segment.batches_end
-    if (batch := _batch_at(segment, file, position, end)) is not None:
+    if (batch := _batch_at(segment, position, end)) is not None:
         return batch
     while position < end:
-        window = file.read(position, min(_SEARCH_BYTES, end - position))
+        window = segment.read(position, min(_SEARCH_BYTES, end - position))
         at = window.find(MAGIC)
         while at >= 0:
-            if at % _GRAIN == 0 and (batch := _batch_at(segment, file, position + at, end)) is not None:
+            if at % _GRAIN == 0 and (batch := _batch_at(segment, position + at, end)) is not None:
                 return batch
             at = window.find(MAGIC, at + 1)
         position += _SEARCH_BYTES
     return None
 
 
-def _batch_at(segment: Segment, file: StoredFile, offset: int, end: int) -> Batch | None:
-    header = file.read(offset, HEADER_BYTES)
+def _batch_at(segment: Segment, offset: int, end: int) -> Batch | None:
+    header = segment.read(offset, HEADER_BYTES)
     if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
         return None
     length = directory_bytes(header)
     if offset + HEADER_BYTES + length > end:
         return None
-    directory = file.read(offset + HEADER_BYTES, length)
+    directory = segment.read(offset + HEADER_BYTES, length)
     batch = decode_batch(segment.item.id, segment.nonce, header, directory)
     return batch if batch is not None and batch.offset == offset else None
 

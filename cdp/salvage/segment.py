@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cdp.salvage.batch import HEADER_BYTES, Batch, Entry, checked_payload, entries_of
 from cdp.salvage.compacted import PackedBatch
-from cdp.salvage.files import StoredFile
+from cdp.salvage.files import PAGE, StoredFile
 from cdp.salvage.items import SegmentItem
 from cdp.salvage.lineage import Lineage
 
@@ -53,16 +53,23 @@ class Segment:
 
     @property
     def batches_end(self) -> int:
-        """Where batches end at the latest: at the footer of a sealed segment, else at the end of the file."""
+        """Where batches end at the latest: at the footer of a sealed segment, else with the page in which the file ends."""
         size = self.file.size if self.file else 0
-        return min(self.item.footer_offset, size) if self.item.sealed else size
+        return min(self.item.footer_offset, size) if self.item.sealed else -(-size // PAGE) * PAGE
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Up to `count` bytes before `batches_end`. What the last page of an open segment lacks is zeros, which the footer makes of it."""
+        if self.file is None:
+            return b""
+        found = self.file.read(offset, count)
+        return found.ljust(min(count, max(self.batches_end - offset, 0)), b"\0")
 
     def directory(self, batch: Batch) -> bytes:
         """The directory of one of this segment's batches."""
         if batch.directory is not None or self.file is None:
             return batch.directory or b""
         start = batch.offset + HEADER_BYTES
-        return self.file.read(start, batch.directory_end - start)
+        return self.read(start, batch.directory_end - start)
 
     def entries(self, batch: Batch | PackedBatch) -> Iterator[Entry]:
         """The entries of one of this segment's batches."""

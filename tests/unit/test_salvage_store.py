@@ -233,6 +233,16 @@ def test_a_truncated_segment_reads_as_far_as_it_goes(tmp_path: Path, length: int
     assert restored(tmp_path / "store", tmp_path / "out", "lsn:6") == made.states[6]
 
 
+def test_a_batch_of_which_only_zeros_are_missing_is_whole(tmp_path: Path) -> None:
+    made = Modelled(VolumeWriter(size=64 * SECTOR))
+    made.append(Record(made.volume.created + 1, (zero(0, 1),)))
+    whole = bytes(made.volume.active.data).rstrip(b"\0")
+    assert PAGE + 64 < len(whole) < PAGE + 84, "its entry ends with zeros"
+    del made.volume.active.data[len(whole) :]
+    assert not _damage(made.volume.save(tmp_path / "store"))
+    assert restored(tmp_path / "store", tmp_path / "out", "lsn:1") == made.states[1]
+
+
 def test_damage_below_the_durable_lsn_of_an_open_segment_is_no_torn_tail(tmp_path: Path) -> None:
     made = Modelled(VolumeWriter(size=64 * SECTOR))
     at = made.volume.created

@@ -20,6 +20,8 @@ pub struct Window<'a> {
     begin: u64,
     /// Nothing behind it will be asked for.
     end: u64,
+    /// What lies between the end of the file and this counts as zeros.
+    zeros_until: u64,
 }
 
 impl<'a> Window<'a> {
@@ -29,7 +31,12 @@ impl<'a> Window<'a> {
 
     /// One that reads nothing behind `end` unless it is asked to.
     pub fn until(file: &'a dyn File, end: u64) -> Window<'a> {
-        Window { file, buffer: Vec::new(), begin: 0, end }
+        Window { file, buffer: Vec::new(), begin: 0, end, zeros_until: 0 }
+    }
+
+    /// One of a file that reads as if zeros lay behind it up to `end`.
+    fn padded(file: &'a dyn File, end: u64) -> Window<'a> {
+        Window { zeros_until: end, ..Window::until(file, end) }
     }
 
     /// The bytes at `offset`; None where the file ends before.
@@ -39,7 +46,9 @@ impl<'a> Window<'a> {
             let ahead = self.end.saturating_sub(offset).min(WINDOW_BYTES as u64) as usize;
             self.buffer.resize(bytes.max(ahead), 0);
             let got = self.file.read_at(&mut self.buffer, offset)?;
-            self.buffer.truncate(got);
+            self.buffer[got..].fill(0);
+            let padded = self.zeros_until.saturating_sub(offset).min(self.buffer.len() as u64) as usize;
+            self.buffer.truncate(got.max(padded));
             self.begin = offset;
         }
         let at = (offset - self.begin) as usize;
@@ -74,8 +83,10 @@ pub fn scan(segment: &OpenSegment, limit: Option<u64>) -> Result<Scan> {
 /// Reads the batches that begin in `start..end`.
 pub fn scan_range(segment: &OpenSegment, start: u64, end: u64) -> Result<Scan> {
     let io = |e: std::io::Error| Error::io("read", &file_name(segment.id), &e);
-    let length = segment.file.len().map_err(io)?.min(end);
-    let mut window = Window::until(&*segment.file, length);
+    // A footer goes behind the page in which a torn tail ends. What that leaves out is zeros from then on, and has to count as such before, too: a
+    // batch of which only zeros are missing is whole.
+    let length = round_up(segment.file.len().map_err(io)?, PAGE).min(end);
+    let mut window = Window::padded(&*segment.file, length);
     let mut scan = Scan::default();
     let mut echoes: BTreeMap<u64, Meta> = BTreeMap::new();
     let mut at = start;
