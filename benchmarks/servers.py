@@ -45,6 +45,10 @@ class CdpServer:
     def start(self) -> None:
         self._daemon.start()
 
+    def cdp(self, *words: str) -> None:
+        """One call of the command line."""
+        self._daemon.cdp(*words)
+
     @property
     def pid(self) -> int:
         return self._daemon.pid

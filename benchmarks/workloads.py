@@ -1,6 +1,6 @@
 """What is measured: each workload is one fio run of the nbd engine against one export.
 
-Data is half compressible and differs from write to write, so neither compression nor deduplication is flattered.
+Data is half compressible unless a workload says otherwise, and differs from write to write, so neither compression nor deduplication is flattered.
 Queue depth 1 runs with client and server pinned to one core: on two cores it measures how long an idle core takes to wake up.
 """
 
@@ -21,6 +21,7 @@ class Workload:
     connections: int = 1
     flush_each: bool = False
     pinned: bool = False
+    compressible_percent: int = 50
 
     @property
     def direction(self) -> Direction:
@@ -42,7 +43,7 @@ class Workload:
             "--norandommap",
             "--randseed=1",
             "--refill_buffers",
-            "--buffer_compress_percentage=50",
+            f"--buffer_compress_percentage={self.compressible_percent}",
             "--group_reporting",
         ]
         return options + (["--fsync=1"] if self.flush_each else [])

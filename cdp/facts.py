@@ -160,6 +160,10 @@ class SpaceFacts:
     disk_free_bytes: int | None
     seconds_until_full: int | None
     """At the pace of the last hour; None: nothing was written, or there is no end in sight."""
+    write_amplification: float | None
+    """Bytes written to files, by the bytes of clients' writes as they are stored, since the volume was opened; None: nobody wrote."""
+    space_amplification: float | None
+    """Bytes used, by those that the instants that are kept need at least; None: they need none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cdp import history, marks
@@ -26,8 +26,46 @@ if TYPE_CHECKING:
 MEASURE_SECONDS = 10.0
 """How long to wait for compaction's next look after something was given up, at most. Under pressure it looks at once."""
 
+AHEAD_SECONDS_MAX = 1.0
+"""Between two rounds, as far as what is written meanwhile is foreseen."""
+FAST_SHARE = 64
+"""Who writes this part of the room in a second is looked after more often."""
+
 EVENTS_WAITING_MAX = 64
 """Events that could not be appended yet; older ones are let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A step: the horizon and the number of points after it, the bytes that it gives at most, and when it was taken."""
+
+    horizon: int
+    points: int
+    expected: int
+    since: float
+
+    def is_known(self, looked: int, points: int) -> bool:
+        """Whether compaction has looked since, or will not. Of points only the number is told: a step takes some, and only time adds any."""
+        seen = (looked, -points) >= (self.horizon, -self.points)
+        return seen or time.monotonic() - self.since >= MEASURE_SECONDS
+
+
+class Growth:
+    """What clients write, in bytes: until now, and by then until the next round."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+        self.ahead = 0
+        self.fast = False
+
+    def grown_to(self, written: int, room: int | None) -> None:
+        now = time.monotonic()
+        before, since = self._last or (written, now)
+        self._last = (written, now)
+        self.ahead = written - before
+        if now - since > AHEAD_SECONDS_MAX:
+            self.ahead = int(self.ahead / (now - since) * AHEAD_SECONDS_MAX)
+        self.fast = room is not None and self.ahead / max(now - since, 1e-3) > room / FAST_SHARE
 
 
 class Keeper:
@@ -41,14 +79,15 @@ class Keeper:
         self._cut_stamp: int | None = None
         self._flushed: dict[int, bool] = {}
         self._planned: object = None
-        self._given: tuple[int, int, float] | None = None
+        self._given: list[Given] = []
+        self._growth = Growth()
         self._waiting: list[Event] = []
         self._stuck = False
 
     @property
     def waits(self) -> bool:
-        """A step was taken and not measured yet: the next round should come soon."""
-        return self._given is not None
+        """A step was taken and not measured yet, or much is written: the next round should come soon."""
+        return bool(self._given) or self._growth.fast
 
     def round(self, policy: Policy, now: int, *, force: bool = False) -> Plan | None:
         """Does what is due at the stamp `now`. What that was; None: nothing."""
@@ -56,8 +95,8 @@ class Keeper:
         told = native.space()
         self._tell()
         # Without the bytes of the window the shortage is overestimated: enough to see that there is none.
-        space = history.space_of(told, 0, measured=self._is_measured(told))
-        pressed = shortage(space) > 0 and space.measured
+        space = self._space(told)
+        pressed = shortage(space) > 0
         bookmarks = history.marks_of(self._volume.bookmarks())
         age_zero = min(now, native.latest().stamp)
         expired = sum(mark.expires_stamp is not None and mark.expires_stamp <= now for mark in bookmarks)
@@ -75,6 +114,14 @@ class Keeper:
             return None
         self._carry_out(made, facts, seen)
         return made
+
+    def _space(self, told: Mapping[str, Any]) -> Space:
+        looked, points = told["looked_at"]
+        self._given = [given for given in self._given if not given.is_known(looked, points)]
+        self._growth.grown_to(int(told["foreground_bytes"]), told.get("soft"))
+        expected = sum(given.expected for given in self._given)
+        measured = history.space_of(told, 0, measured=not self._given)
+        return replace(measured, expected=expected, ahead=self._growth.ahead)
 
     def _facts(self, seen: history.NativeHistory, bookmarks: tuple[Mark, ...], space: Space) -> Facts:
         return Facts(
@@ -103,7 +150,7 @@ class Keeper:
             self._cut_stamp = made.cut_stamp
         if made.gives_way:
             reach = native.reach()
-            self._given = (int(reach["horizon"]), len(reach["points"]), time.monotonic())
+            self._given.append(Given(int(reach["horizon"]), len(reach["points"]), made.expected, time.monotonic()))
         self._note(made.given_up)
 
     def _note(self, events: Iterable[Event]) -> None:
@@ -128,15 +175,3 @@ class Keeper:
             except NoSpace:
                 return  # It is told once there is room.
             self._waiting.pop(0)
-
-    def _is_measured(self, told: Mapping[str, Any]) -> bool:
-        """Whether compaction has looked since the last step."""
-        if self._given is None:
-            return True
-        horizon, points, since = self._given
-        looked, counted = told["looked_at"]
-        # Of points only the number is told: one step takes some away, and nothing but time adds any.
-        if (looked, -counted) < (horizon, -points) and time.monotonic() - since < MEASURE_SECONDS:
-            return False
-        self._given = None
-        return True

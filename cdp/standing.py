@@ -101,6 +101,7 @@ def _space(opened: OpenVolume, told: Mapping[str, Any]) -> SpaceFacts:
         for bound in (None if hard is None else int(hard) - used + int(told.get("dead") or 0), free)
         if bound is not None
     ]
+    written = sum(int(told[part]) for part in ("foreground_bytes", "compaction_bytes", "index_written_bytes"))
     return SpaceFacts(
         used_bytes=used,
         allowed_bytes=told.get("budget"),
@@ -111,7 +112,13 @@ def _space(opened: OpenVolume, told: Mapping[str, Any]) -> SpaceFacts:
         reserve_bytes=int(told.get("reserve") or 0),
         disk_free_bytes=free,
         seconds_until_full=_until_full(opened.native, max(0, min(room))) if room else None,
+        write_amplification=_ratio(written, int(told["foreground_bytes"])),
+        space_amplification=_ratio(used, used - int(told.get("dead") or 0)),
     )
+
+
+def _ratio(of: int, by: int) -> float | None:
+    return round(of / by, 3) if by > 0 else None
 
 
 def _until_full(native: _native.Volume, room: int) -> int | None:

@@ -10,7 +10,6 @@ from cdp.cli.instants import ExactOption, absolute
 from cdp.cli.options import JsonOption, StoreOption, opened
 from cdp.cli.output import human_time, print_json
 from cdp.errors import Invalid
-from cdp.exports import parse_export
 from cdp.when import Latest
 
 
@@ -26,6 +25,8 @@ def clone(
     as_json: JsonOption = False,
 ) -> None:
     """Make a writable volume from an instant of another. It shares the history before it, so nothing is copied; either can be deleted."""
+    from cdp.exports import parse_export  # noqa: PLC0415 (loads the volume's side)
+
     wanted = parse_export(source)
     if wanted.scratch is not None:
         raise Invalid(f"{source[:200]!r}: a scratch view is an export, not something to clone; leave +scratch out")

@@ -1,15 +1,11 @@
-"""`cdp`: the verbs, and what happens to their errors.
+"""`cdp`: the verbs.
 
-Invariants:
-- A `CdpError` is one sentence on standard error and its exit code (cdp/errors.py), never a traceback. Wrong usage is 2, as Invalid is.
+Invariant:
 - Starting is cheap: a verb loads what it needs when it runs, and help loads nothing.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -37,7 +33,7 @@ from cdp.cli import (
 )
 from cdp.cli import list as list_verb
 from cdp.cli.options import WHEN_HELP, StoreOption
-from cdp.errors import CdpError
+from cdp.cli.run import run
 
 app = typer.Typer(
     name="cdp",
@@ -91,25 +87,6 @@ _EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clo
 for _name, _verb in _VERBS:
     settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
     app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)
-
-
-def run(application: typer.Typer, name: str) -> None:
-    """Runs a command line to its exit code. `name`: what it calls itself."""
-    for stream in (sys.stdout, sys.stderr):
-        # A path need not be text that the terminal knows: it is shown escaped, and is no reason to fail.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        application(prog_name=name)
-    except CdpError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has enough; Python's own flush at the end must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import typer
 from cdp.cli.instants import ExactOption, absolute
 from cdp.cli.options import WHEN_HELP, JsonOption, StoreOption, VolumeArgument, opened, store_folder
 from cdp.cli.output import human_bytes, human_time, print_json, progress_bar, warn, warn_if_inexact
+from cdp.cli.run import run
 from cdp.errors import Corrupt
 from cdp.when import parse
 
@@ -83,8 +84,6 @@ def restore(
 
 def main() -> None:
     """The entry point of `pit-restore`."""
-    from cdp.cli.main import run  # noqa: PLC0415 (it imports this file)
-
     app = typer.Typer(name="pit-restore", pretty_exceptions_enable=False, add_completion=False)
     app.command(epilog=WHEN_HELP, context_settings={"help_option_names": ["-h", "--help"]})(restore)
     run(app, "pit-restore")

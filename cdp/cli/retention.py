@@ -141,6 +141,7 @@ def _space(space: SpaceFacts) -> str:
         f"{human_bytes(space.dead_bytes)} can be freed" if space.dead_bytes else "",
         f"{human_bytes(space.shared_bytes)} shared with clones" if space.shared_bytes else "",
         f"{human_bytes(space.disk_free_bytes)} free on disk" if space.disk_free_bytes is not None else "",
+        f"{space.write_amplification:.2f} bytes written by byte of the clients'" if space.write_amplification else "",
     ]
     return ", ".join(part for part in parts if part)
 

@@ -44,7 +44,10 @@ class Plan:
     """Up to where this plan gives history up for space."""
 
     gives_way: bool = False
-    """Whether it takes a step for space: the next one has to wait until this one was measured."""
+    """Whether it takes a step for space: what that gave is known when it was measured."""
+
+    expected: int = 0
+    """Bytes that the step gives, at most."""
 
     def changes(self, facts: Facts) -> bool:
         """Whether there is anything to do."""
@@ -74,6 +77,7 @@ def plan(policy: Policy, facts: Facts, now: int) -> Plan:
         close_views=() if step.close_view is None else (step.close_view,),
         cut_stamp=_cut(facts, step, horizon),
         gives_way=step.gives and (step.close_view is None or step.close_view < facts.horizon.lsn),
+        expected=step.expected,
     )
 
 

@@ -103,9 +103,9 @@ def least_budget(size: int) -> int:
     compaction would copy the live disk over and over.
     """
     hard = -(-(size + size // 16) * 8 // 7)
-    # The reserve is four segments, and 128 segments fill a budget: of 4 MiB at least, of 64 MiB at most (native/engine/src/space.rs).
-    by_budget = -(-hard * 32 // 31)
-    return hard + min(max(by_budget - hard, 4 * SEGMENT_MIN), 4 * SEGMENT_MAX)
+    # The reserve is three segments, and 192 segments fill a budget: of 4 MiB at least, of 64 MiB at most (native/engine/src/space.rs).
+    by_budget = -(-hard * 64 // 63)
+    return hard + min(max(by_budget - hard, 3 * SEGMENT_MIN), 3 * SEGMENT_MAX)
 
 
 def encode(policy: Policy) -> bytes:

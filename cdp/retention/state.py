@@ -64,7 +64,11 @@ class Space:
     """Writes wait or fail now, or are about to."""
     disk_full: bool = False
     measured: bool = True
-    """False while `dead` does not know yet what was given up last: giving up more would be blind."""
+    """False while `dead` does not know yet all that was given up."""
+    expected: int = 0
+    """What will be dead besides once that is known, at most."""
+    ahead: int = 0
+    """What will be written before the next look."""
 
 
 class History(Protocol):

@@ -1,7 +1,7 @@
 """Checkpoints and runs against the segments: an entry's place is a hint (docs/format.md, "Places are hints").
 
-Compaction may have replaced the segment that an entry names, and given up the entry's record. Its name, (LSN, start),
-then says which record is meant, if there still is one.
+Compaction may have replaced the segment that an entry names, and given up the entry's record, or parts of it. Its LSN and
+sectors then say which entries are meant, as far as there still are any.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Thinned:
             lost_since = (found.kind, wanted.kind) == (DATA, DAMAGED) and self.may_lack(found.lsn)
             return _reads_as(found.kind) == _reads_as(wanted.kind) or (lost_since and found.lsn == wanted.lsn)
         moved = found.segment not in self.segments and self.may_lack(found.lsn)
-        return found[3:6] == wanted[3:6] and (moved or found[6:] == wanted[6:])
+        return found.lsn == wanted.lsn and (moved or found[4:] == wanted[4:])
 
 
 def thinned(journal: Journal, horizon_lsn: int) -> Thinned:

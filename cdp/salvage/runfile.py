@@ -94,22 +94,32 @@ def _compare(volume: Volume, item: RunItem, index: IndexFile, thinned: Thinned, 
         return
     lost = [(p.first_lsn, p.last_lsn) for p in volume.journal.pieces if not isinstance(p, Kept)]
     known = [one for one in found if not any(first <= one.lsn <= last for first, last in lost)]
-    position = 0
+    position, met = 0, -1
     for wanted in _of_segments(volume, item):
-        while position < len(known) and _name(known[position]) < _name(wanted):
-            if not _surplus(index, item, thinned, known[position]):
+        while position < len(known) and _name(known[position]) <= _name(wanted) and not _has(known[position], wanted):
+            if position != met and not _surplus(index, item, thinned, known[position]):
                 return
             position += 1
-        if position == len(known) or _name(known[position]) != _name(wanted):
+        if position == len(known) or not _has(known[position], wanted):
             index.complain(f"it lacks {wanted}")
             return
-        if not (thinned.same(known[position], wanted) and known[position].lsn == wanted.lsn):
+        if not _agree(thinned, known[position], wanted):
             index.complain(f"{known[position]} where {wanted} belongs")
             return
-        position += 1
-    for one in known[position:]:
+        # The next one may be of the same entry, of which compaction kept several pieces.
+        met = position
+    for one in known[met + 1 :]:
         if not _surplus(index, item, thinned, one):
             return
+
+
+def _has(found: Shown, wanted: Shown) -> bool:
+    return found.lsn == wanted.lsn and found.start <= wanted.start and wanted.end <= found.end
+
+
+def _agree(thinned: Thinned, found: Shown, wanted: Shown) -> bool:
+    whole = found[:2] == wanted[:2]
+    return thinned.same(found, wanted) and (whole or (found.kind == DATA and thinned.may_lack(found.lsn)))
 
 
 def _surplus(index: IndexFile, item: RunItem, thinned: Thinned, found: Shown) -> bool:

@@ -143,6 +143,18 @@ def overwritten(store: Path) -> None:
                 put(daemon.uri("disk"), 0, content(MIB, run * 8 + number))
 
 
+def test_what_compaction_costs_and_what_space_is_wasted_are_told(store: Path) -> None:
+    Cdp(store)("create", "disk", "--size", "4MiB")
+    with Daemon(store) as daemon:
+        assert daemon.cdp("show", "disk")["retention"]["space"]["write_amplification"] is None
+        for number in range(4):
+            put(daemon.uri("disk"), 0, content(MIB, number))
+        told = daemon.cdp("show", "disk")["retention"]["space"]
+        # Nobody compacted, so only footers and the index can come on top; all that was written is needed.
+        assert 1 <= told["write_amplification"] < 1.2
+        assert told["space_amplification"] == 1
+
+
 @pytest.mark.parametrize("served", [True, False])
 def test_compact_frees_what_nobody_can_reach(store: Path, served: bool) -> None:
     overwritten(store)

@@ -1,4 +1,5 @@
-"""The programs that restore, as a user runs them, on one random history: beside the daemon, after it was killed, and after a clean stop."""
+"""The programs that restore, as a user runs them, on one random history that was rolled back and thinned: beside the daemon, after it was killed, and
+after a clean stop."""
 
 from __future__ import annotations
 
@@ -7,14 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+from tests.property.model_disk import EVERYTHING, Disk
 from tests.property.model_readers import connect
+from tests.property.model_rollback import roll_back
 from tests.property.model_volume import Model, Piece, Sent
 from tests.rig.cdp import environment
 from tests.rig.daemon import Daemon
 from tests.rig.process import run
 
 VOLUME_BYTES = (1 << 20) + 512
-REQUESTS = 120
+REQUESTS = 60
 
 
 def _write_history(daemon: Daemon, model: Model, rng: random.Random) -> None:
@@ -44,15 +47,38 @@ def _assert_restored(daemon: Daemon, model: Model, lsn: int, folder: Path) -> No
         path.unlink()
 
 
+def _assert_refused(daemon: Daemon, lsn: int, folder: Path) -> None:
+    """By both programs, with what can be reached; neither leaves a file."""
+    when, target = f"lsn:{lsn}", folder / "none"
+    at = ("disk", "--at", when, "--to", target, "--store", daemon.store)
+    refused = run(sys.executable, "-m", "cdp.cli.restore", *at, exit_code=3, env=environment())
+    assert "what can be reached lies from lsn:" in refused.stderr
+    refused = run(sys.executable, "-m", "cdp.salvage", "restore", *at, exit_code=2, env=environment())
+    assert "reachable: LSN" in refused.stderr
+    assert not target.exists()
+
+
 def test_restored_files_equal_the_model(daemon: Daemon, rng: random.Random, tmp_path: Path) -> None:
     model = Model(VOLUME_BYTES)
     daemon.cdp("create", "disk", "--size", str(VOLUME_BYTES))
     _write_history(daemon, model, rng)
+    disk = Disk(daemon, "disk", model)
+    roll_back(disk, rng.choice(model.lsns()), [], force=True)
+    marked = rng.choice(model.lsns())
+    daemon.cdp("bookmark", "disk", "kept", "--at", f"lsn:{marked}")
+    model.note_control(model.last_lsn + 1)
+    model.bookmarks["kept"] = marked
+    disk.give_up()
+    disk.set_policy(EVERYTHING)
+    disk.disconnect()
+    _write_history(daemon, model, rng)
     for end in (None, daemon.kill, daemon.stop):
         if end is not None:
             end()
-        for lsn in rng.sample(model.lsns(), 2):
+        reach = disk.reach()
+        for lsn in (marked, rng.choice([lsn for lsn in model.lsns() if lsn >= reach.horizon])):
             _assert_restored(daemon, model, lsn, tmp_path)
+        _assert_refused(daemon, rng.choice([lsn for lsn in model.lsns() if not reach.holds(lsn)]), tmp_path)
         if end == daemon.kill:
             daemon.start()
             connect(daemon.uri("disk")).shutdown()

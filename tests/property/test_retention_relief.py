@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -205,16 +205,39 @@ def test_one_event_a_condition() -> None:
     assert [event.event for event in events] == ["history-shortened", "history-whole"]
 
 
-def test_nothing_more_is_given_up_before_the_last_step_was_measured() -> None:
+def full_machine() -> Machine:
     machine = Machine(4, 24, DROP)
     for number in range(24):
         machine.write(number)
         machine.now += MINUTE
+    assert shortage(machine.space()) > 0
+    return machine
+
+
+def test_what_a_step_gives_counts_before_it_was_measured() -> None:
+    machine = full_machine()
     full = machine.space()
-    assert shortage(full) > 0
-    blind = Space(full.used, full.dead, full.window, full.soft, full.hard, tight=True, measured=False)
-    assert plan(DROP, machine.history.facts(full), machine.now).given_up
+    first = plan(DROP, machine.history.facts(full), machine.now)
+    assert first.given_up
+    blind = replace(full, measured=False, expected=first.expected)
     assert not plan(DROP, machine.history.facts(blind), machine.now).given_up
+    # What is about to be written needs room, too.
+    pressed = replace(blind, ahead=2)
+    assert plan(DROP, machine.history.facts(pressed), machine.now).given_up
+
+
+def test_points_and_the_minimum_are_not_given_up_before_the_last_step_was_measured() -> None:
+    machine = full_machine()
+    machine.history.horizon, machine.history.points = 20, {3, 9}
+    tight = Space(used=24, dead=0, window=4, soft=21, hard=24, tight=True)
+    blind = replace(tight, measured=False)
+    assert plan(DROP, machine.history.facts(tight), machine.now).points != (3, 9)
+    assert plan(DROP, machine.history.facts(blind), machine.now).points == (3, 9)
+    young = replace(DROP, minimum=3600)
+    assert "minimum-broken" in [
+        event.event for event in plan(young, machine.history.facts(tight), machine.now).given_up
+    ]
+    assert not plan(young, machine.history.facts(blind), machine.now).given_up
 
 
 def test_the_horizon_passes_what_only_tells_of_something_before_a_bookmark_goes() -> None:

@@ -5,6 +5,7 @@
 
 pub(crate) mod background;
 mod choose;
+mod cut;
 mod rewrite;
 
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use crate::compact::choose::{choose, Candidate};
 use crate::error::Result;
-use crate::index::reachable::{branches, Branch, Walk};
+use crate::index::reachable::{branches, Branch, Mask, Walk};
 use crate::index::sealed::{Sealed, SealedSet};
 use crate::journal::segment::file_name;
 use crate::units::SegmentId;
@@ -20,10 +21,10 @@ use crate::volume::Volume;
 
 pub use crate::compact::choose::ALL;
 
-/// Bytes that a kept entry takes beside its payload: directory and footer.
-const ENTRY_BYTES: u64 = 46;
 /// What one commit's outputs hold, in segments.
-const KEPT_SEGMENTS: u64 = 2;
+const KEPT_SEGMENTS: u64 = 1;
+/// A cycle under pressure frees this part of what is dead, if not more.
+const CYCLES: u64 = 6;
 /// Entries of whose names a walk keeps a list for all segments; beyond that a second walk asks for the chosen ones.
 const NAMES_MAX: u64 = 2_000_000;
 
@@ -48,20 +49,26 @@ impl Compacted {
     }
 }
 
+/// (LSN, start) of an entry.
+type Name = (u64, u64);
+
 /// Neighbouring segments that are written anew as one.
 struct Unit {
     inputs: Vec<Arc<Sealed>>,
-    /// (LSN, start) of what stays, ascending.
-    names: Vec<(u64, u64)>,
+    /// What stays, ascending.
+    names: Vec<Name>,
+    /// Of these, what stays in part.
+    cuts: HashMap<Name, Mask>,
     kept: u64,
 }
 
 impl Unit {
     fn of(ids: &[u32], sealed: &SealedSet, kept: &mut HashMap<u32, Kept>) -> Unit {
         let inputs = ids.iter().filter_map(|&id| sealed.with_id(id).cloned()).collect();
-        let mut unit = Unit { inputs, names: Vec::new(), kept: 0 };
+        let mut unit = Unit { inputs, names: Vec::new(), cuts: HashMap::new(), kept: 0 };
         for of_segment in ids.iter().filter_map(|id| kept.remove(id)) {
             unit.names.extend(of_segment.names);
+            unit.cuts.extend(of_segment.cuts);
             unit.kept += of_segment.bytes;
         }
         unit.names.sort_unstable();
@@ -69,11 +76,12 @@ impl Unit {
     }
 }
 
-/// (LSN, start) of the entries of one segment that stay, and their bytes.
+/// The entries of one segment that stay, and their bytes.
 #[derive(Default)]
 struct Kept {
     bytes: u64,
-    names: Vec<(u64, u64)>,
+    names: Vec<Name>,
+    cuts: HashMap<Name, Mask>,
 }
 
 /// Called with each megabyte or so of work; an error of its ends the cycle.
@@ -101,12 +109,17 @@ impl Volume {
         let few = entries <= NAMES_MAX;
         let mut kept = self.mark(&sealed, horizon, &branches, |id| few && eligible.contains(&id))?;
         let candidates = self.candidates(&sealed, &eligible, &kept);
+        let dead: u64 = candidates.iter().map(Candidate::dead).sum();
+        // A look at the whole index is worth more than the last few bytes.
+        let need = if need > 0 { need.max(dead / CYCLES) } else { 0 };
         let mut units = choose(&candidates, need, self.gate.meter.segment_bytes());
         if !few && !units.is_empty() {
             let chosen: HashSet<u32> = units.iter().flatten().copied().collect();
             kept = self.mark(&sealed, horizon, &branches, |id| chosen.contains(&id))?;
         }
-        let mut done = Compacted { dead: candidates.iter().map(Candidate::dead).sum(), ..Compacted::default() };
+        let mut done = Compacted { dead, ..Compacted::default() };
+        // At once: what has to be given up besides is decided by it.
+        self.gate.meter.looked(done.dead, horizon, points);
         if !units.is_empty() && self.gate.meter.is_disk_full() {
             // What the cycle frees is worth more than it takes meanwhile; what takes least comes first.
             self.give_reserve_up();
@@ -121,6 +134,7 @@ impl Volume {
             let bytes = together.iter().map(|unit| unit.kept).sum::<u64>() + unit.kept;
             if !together.is_empty() && bytes > KEPT_SEGMENTS * self.gate.meter.segment_bytes() {
                 done.add(&rewrite(&together)?);
+                self.gate.meter.looked(done.dead, horizon, points);
                 together.clear();
             }
             together.push(unit);
@@ -146,20 +160,24 @@ impl Volume {
         branches: &[Branch],
         named: impl Fn(u32) -> bool,
     ) -> Result<HashMap<u32, Kept>> {
-        let mut kept: HashMap<u32, Kept> = HashMap::new();
+        let named: Vec<bool> = sealed.iter().map(|s| named(s.item.id.0)).collect();
+        let mut kept: Vec<Kept> = sealed.iter().map(|_| Kept::default()).collect();
         let walk = Walk::begin(&self.index.files, sealed, horizon, branches)?;
-        walk.run(&mut |version, seen| {
-            let holder = sealed.holding(version.lsn).filter(|_| seen);
-            if let Some(id) = holder.map(|s| s.item.id.0) {
-                let of_segment = kept.entry(id).or_default();
-                of_segment.bytes += ENTRY_BYTES + version.stored_bytes();
-                if named(id) {
-                    of_segment.names.push((version.lsn, version.start));
-                }
+        walk.run(&mut |holder, version, mask| {
+            if mask == 0 {
+                return Ok(());
+            }
+            let of_segment = &mut kept[holder];
+            let (bytes, cut) = cut::kept(version, mask);
+            of_segment.bytes += bytes;
+            if named[holder] {
+                let name = (version.lsn, version.start);
+                of_segment.names.push(name);
+                of_segment.cuts.extend(cut.map(|mask| (name, mask)));
             }
             Ok(())
         })?;
-        Ok(kept)
+        Ok(sealed.iter().map(|s| s.item.id.0).zip(kept).collect())
     }
 
     fn candidates(&self, sealed: &SealedSet, eligible: &HashSet<u32>, kept: &HashMap<u32, Kept>) -> Vec<Candidate> {

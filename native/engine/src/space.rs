@@ -77,11 +77,11 @@ pub enum Class {
     Zeros,
 }
 
-/// Segments of a volume with a budget: 128 of them fill it, so that what the writer and compaction hold besides is small.
-const SEGMENTS_A_BUDGET: u64 = 128;
+/// Segments of a volume with a budget: so many fill it, so that what the writer and compaction hold besides is small.
+const SEGMENTS_A_BUDGET: u64 = 192;
 const SEGMENT_MIN: u64 = 4 << 20;
 /// Segments of room that compaction may use.
-const RESERVE_SEGMENTS: u64 = 4;
+const RESERVE_SEGMENTS: u64 = 3;
 /// Bytes a second half-way between the marks.
 const RATE_HALFWAY: f64 = (64 << 20) as f64;
 /// One write is held back for no longer than this.
@@ -107,13 +107,13 @@ impl Marks {
         let segment_bytes = (budget / SEGMENTS_A_BUDGET).max(SEGMENT_MIN).min(segment_bytes);
         let reserve = (RESERVE_SEGMENTS * segment_bytes).min(budget / 4);
         let hard = budget - reserve;
-        // A thirty-second between the marks: what lies above the soft one is lost to history and makes compaction dearer.
-        Marks { soft: hard / 32 * 31, hard, reserve, segment_bytes }
+        // Little lies between the marks: what is above the soft one is lost to history and makes compaction dearer.
+        Marks { soft: hard / 64 * 63, hard, reserve, segment_bytes }
     }
 
-    /// How far above the soft mark: 1 at the hard one.
+    /// How far above the soft mark: 1 at the hard one, -1 where compaction begins.
     fn debt(&self, used: u64) -> f64 {
-        used.saturating_sub(self.soft) as f64 / (self.hard - self.soft).max(1) as f64
+        (used as f64 - self.soft as f64) / (self.hard - self.soft).max(1) as f64
     }
 
     /// Pure: may `bytes` more be written when `used` are used?
@@ -367,7 +367,6 @@ impl Meter {
             return 0;
         }
         let needed = self.used().saturating_sub(marks.soft - (marks.hard - marks.soft));
-        // A look at the whole index is worth more than the last few bytes.
         if needed > 0 {
             needed + (marks.hard - marks.soft) / 2
         } else {
@@ -375,8 +374,8 @@ impl Meter {
         }
     }
 
-    /// How far writes are from waiting: 0 up to the soft mark, 1 at the hard one.
-    pub fn debt(&self) -> f64 {
+    /// How much compaction is wanted: 0 where it begins, 1 from the soft mark on, where writes are slowed down.
+    pub fn pressure(&self) -> f64 {
         let marks = self.marks.lock().1;
         if self.is_disk_full() {
             return 1.0;
@@ -384,7 +383,7 @@ impl Meter {
         if marks.hard == NONE {
             return 0.0;
         }
-        marks.debt(self.committed_bytes()).clamp(0.0, 1.0)
+        (1.0 + marks.debt(self.committed_bytes())).clamp(0.0, 1.0)
     }
 
     /// Compaction has looked, by this horizon and so many points.
@@ -436,9 +435,9 @@ mod tests {
             let marks = Marks::of(Some(budget), 64 * MIB);
             (marks.segment_bytes / MIB, marks.reserve / MIB, marks.hard / MIB)
         };
-        assert_eq!(sizes(16 << 30), (64, 256, (16 << 10) - 256));
-        assert_eq!(sizes(1 << 30), (8, 32, 992));
-        assert_eq!(sizes(64 * MIB), (4, 16, 48));
+        assert_eq!(sizes(24 << 30), (64, 192, (24 << 10) - 192));
+        assert_eq!(sizes(1536 * MIB), (8, 24, 1512));
+        assert_eq!(sizes(64 * MIB), (4, 12, 52));
         assert_eq!(sizes(16 * MIB), (4, 4, 12));
         assert_eq!(Marks::of(None, 64 * MIB).judge(u64::MAX / 2, MIB, Class::Data), Verdict::Go);
     }

@@ -57,15 +57,16 @@ impl Volume {
         if length == 0 {
             return Err(Error::invalid("an interval has a length"));
         }
-        self.of_one_list(|| self.timeline_once(since, until, length))
+        self.of_one_list(|| self.timeline_once(since, until, length, true))
     }
 
-    fn timeline_once(&self, since: Lsn, until: Lsn, length: u64) -> Result<Timeline> {
+    /// `detailed`: with the distinct bytes, where the entries are not too many to tell.
+    fn timeline_once(&self, since: Lsn, until: Lsn, length: u64, detailed: bool) -> Result<Timeline> {
         let stretches = self.between(since, until);
         let compacted = stretches.iter().any(|s| s.compacted);
         let length = if compacted { length.max(MINUTE) } else { length };
         let entries: u64 = stretches.iter().map(|s| self.entries_of(s)).sum();
-        let detailed = entries <= self.options.overwrite_entries;
+        let detailed = detailed && entries <= self.options.overwrite_entries;
         let flushes: Vec<u64> = self.flush_points_once(since.next(), until)?.into_iter().map(|lsn| lsn.0).collect();
         let mut tally = Tally { length, rows: BTreeMap::new(), detailed, borders: 0 };
         let mut flushed = 0;
@@ -104,7 +105,8 @@ impl Volume {
             raw_bytes: it.raw_bytes,
             stored_bytes: it.stored_bytes,
         };
-        Ok(self.timeline(since, until, MINUTE)?.intervals.into_iter().map(row).collect())
+        let timeline = self.of_one_list(|| self.timeline_once(since, until, MINUTE, false))?;
+        Ok(timeline.intervals.into_iter().map(row).collect())
     }
 
     /// LSNs that a FLUSH or FUA made durable, in `since..=until`, ascending.

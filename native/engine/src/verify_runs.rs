@@ -73,7 +73,7 @@ impl Volume {
         }
     }
 
-    /// For a run that names segments which compaction replaced: it must know at least what they hold now.
+    /// For a run that names segments which compaction replaced: it must know at least what they hold now, be it the rest of an entry.
     fn missing(&self, item: &RunItem, below: &[Unit], file: &dyn File) -> Result<Option<String>> {
         let files = &self.index.files;
         let run = Unit::Run(Arc::new(Merged::new(*item)));
@@ -81,10 +81,16 @@ impl Volume {
             let cursors: Result<Vec<Cursor>> = below.iter().map(|unit| unit.cursor(files, wide)).collect();
             let mut now = Merge::new(cursors?)?;
             let known = run.cursor(files, wide).and_then(|mut known| {
+                let (mut near, mut ahead) = (Vec::new(), known.advance()?);
                 while let Some(v) = now.advance()? {
-                    let lacks = || Error::corrupt(format!("it lacks record {}", v.lsn));
-                    let mut next = || known.advance()?.ok_or_else(lacks);
-                    while next().map(|k| (k.start, k.sectors, k.lsn))? != (v.start, v.sectors, v.lsn) {}
+                    while let Some(k) = ahead.filter(|k| k.start <= v.start) {
+                        near.push(k);
+                        ahead = known.advance()?;
+                    }
+                    near.retain(|k| k.end() > v.start);
+                    if !near.iter().any(|k| k.lsn == v.lsn && k.end() >= v.end()) {
+                        return Err(Error::corrupt(format!("it lacks record {}", v.lsn)));
+                    }
                 }
                 while known.advance()?.is_some() {}
                 Ok(())

@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const SHARE_IDLE: f64 = 0.2;
 /// Without pressure it looks once this part of what is old is new to it.
 const NEWS: u64 = 16;
+/// Where the processor is short, clients come first: whoever outruns compaction is slowed down at the gate, and it gets its share then.
+const NICE: libc::c_int = 10;
 /// Longest pause in one go.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
@@ -81,6 +83,7 @@ pub(crate) fn spawn(volume: &Arc<Volume>) -> Result<()> {
 }
 
 fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
+    stand_back();
     let (wake, changed) = &**shared;
     let mut seen = Seen::default();
     // The cycle at `seen` gave nothing.
@@ -132,6 +135,12 @@ fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
     }
 }
 
+/// For the calling thread (setpriority(2), "Linux": nice values are per thread). Where it is refused all threads are equal.
+fn stand_back() {
+    // SAFETY: no pointers; 0 names the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
 /// How long work takes is no part of what a volume does: the clock of stamps may be stepped, and a simulated one stands still.
 #[allow(clippy::disallowed_methods)]
 fn now() -> Instant {
@@ -156,17 +165,12 @@ impl Volume {
         self.gate.meter.room_needed()
     }
 
-    /// 0 where there is room, 1 where writes wait.
-    fn debt(&self) -> f64 {
-        self.gate.meter.debt()
-    }
-
-    /// After each megabyte: lets the writers have the machine, the less the nearer they are to waiting for room.
+    /// After each megabyte: lets the writers have the machine, the less the nearer they are to being slowed down.
     fn give_way(&self, shared: &Arc<(Mutex<Wake>, Condvar)>) -> Result<()> {
         if self.background.is_stopped() {
             return Err(Error::new(Kind::Closed, "the volume is closed"));
         }
-        let share = SHARE_IDLE + (1.0 - SHARE_IDLE) * self.debt();
+        let share = SHARE_IDLE + (1.0 - SHARE_IDLE) * self.gate.meter.pressure();
         let (last, admitted) = *self.pace.lock();
         let latest = self.ring.clock().0;
         if latest != admitted && share < 1.0 {

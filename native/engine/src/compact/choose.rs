@@ -30,7 +30,7 @@ const DEAD_SHARE_SHARED: f64 = 0.8;
 /// Segments in one unit, and what rewriting one takes in memory: 16 bytes an entry.
 const UNIT_SEGMENTS: usize = 8;
 /// What a unit keeps, in segments: until it is done its output is there besides its inputs, and the reserve has to hold that.
-const UNIT_KEPT: u64 = 2;
+const UNIT_KEPT: u64 = 1;
 /// Cached leaves keep LSNs in 32 bits above the first of their segment.
 const SPAN_MAX: u64 = u32::MAX as u64;
 
@@ -114,7 +114,7 @@ mod tests {
     fn the_deadest_neighbours_go_together_until_the_need_is_met() {
         let all: Vec<Candidate> = [90, 80, 3, 70, 60, 10].iter().enumerate().map(|(i, &d)| candidate(i, d)).collect();
         assert_eq!(choose(&all, 100 << 20, 64 << 20), [vec![1, 2]]);
-        assert_eq!(choose(&all, 1 << 40, 64 << 20), [vec![1, 2], vec![4, 5, 6]]);
+        assert_eq!(choose(&all, 1 << 40, 64 << 20), [vec![1, 2], vec![4, 5], vec![6]]);
         assert_eq!(choose(&all, 0, 64 << 20), [vec![1, 2], vec![4, 5]]);
         assert_eq!(choose(&all, ALL, 64 << 20).concat(), [1, 2, 3, 4, 5, 6]);
     }

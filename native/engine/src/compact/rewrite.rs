@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::cut::pieces;
 use super::{Compacted, Pace, Unit};
 use crate::error::{Error, Kind, Result};
 use crate::index::activity::{Activity, Tally};
 use crate::index::footer::{self, Site};
+use crate::index::reachable::Mask;
 use crate::index::sealed::Sealed;
 use crate::journal::batch::RecordKind;
 use crate::journal::compacted::{self, Builder, Row};
@@ -15,7 +17,7 @@ use crate::journal::scan::{scan, Window};
 use crate::journal::segment::{encode_compacted_header, file_name, OpenSegment};
 use crate::options::SEGMENT_ENTRIES_MAX;
 use crate::storage::File;
-use crate::units::{round_up, Lsn, SegmentId, PAGE};
+use crate::units::{round_up, Lsn, SegmentId, PAGE, SECTOR};
 use crate::volume::Volume;
 
 /// A segment that is being written. No manifest names it yet.
@@ -38,7 +40,7 @@ impl Volume {
         let mut written = Ok(());
         for unit in units {
             let before = outputs.len();
-            match self.write_outputs(&unit.inputs, &unit.names, &mut outputs, pace) {
+            match self.write_outputs(unit, &mut outputs, pace) {
                 Ok(true) => inputs.extend(unit.inputs.iter().cloned()),
                 Ok(false) => self.forget(outputs.drain(before..)),
                 Err(e) => {
@@ -65,16 +67,10 @@ impl Volume {
         outputs.for_each(|output| drop(self.storage.remove(&file_name(output.id))));
     }
 
-    fn write_outputs(
-        &self,
-        inputs: &[Arc<Sealed>],
-        names: &[(u64, u64)],
-        outputs: &mut Vec<Output>,
-        pace: Pace<'_>,
-    ) -> Result<bool> {
-        let mut left = names;
+    fn write_outputs(&self, unit: &Unit, outputs: &mut Vec<Output>, pace: Pace<'_>) -> Result<bool> {
+        let mut left = &unit.names[..];
         let begin = outputs.len();
-        for input in inputs {
+        for input in &unit.inputs {
             let file = self.index.files.get(input.item.id.0)?;
             let open = OpenSegment { id: input.item.id, nonce: input.item.nonce, file };
             let Some(rows) = self.rows(&open, &input.item)? else { return Ok(false) };
@@ -105,13 +101,17 @@ impl Volume {
                 before = row.lsn;
                 let Some(output) = outputs.last_mut() else { return Ok(false) };
                 output.last = (row.lsn, row.stamp);
-                self.copy(&mut window, &open, row, output, pace)?;
+                let cut = unit.cuts.get(&(row.lsn, row.start)).copied();
+                self.copy(&mut window, &open, row, cut, output)?;
+                if output.builder.is_full() {
+                    self.write_batch(output, pace)?;
+                }
             }
             if let Some(output) = outputs.last_mut() {
                 output.last = (input.item.last_lsn.0, input.item.last_stamp);
             }
         }
-        let mut previous = inputs.first().map_or(0, |input| input.item.previous_lsn.0);
+        let mut previous = unit.inputs.first().map_or(0, |input| input.item.previous_lsn.0);
         for output in &mut outputs[begin..] {
             output.previous_lsn = previous;
             previous = output.last.0;
@@ -150,47 +150,58 @@ impl Volume {
         Ok((last == item.last_lsn.0).then_some(rows))
     }
 
+    /// Takes over what stays of an entry: all of it, or the pieces in `cut`.
     fn copy(
         &self,
         window: &mut Window<'_>,
         open: &OpenSegment,
         row: &Row,
+        cut: Option<Mask>,
         output: &mut Output,
-        pace: Pace<'_>,
     ) -> Result<()> {
-        let stored = window.get(row.offset, row.stored as usize);
-        let stored = stored.map_err(|e| Error::io("read", &file_name(open.id), &e))?;
-        let nonce = self.facts.nonce_of(row.lsn);
-        let intact = |b: &&[u8]| row.stored == 0 || payload::is_intact(b, nonce, row.lsn, row.start);
-        match stored.filter(intact) {
-            Some(bytes) => output.builder.push(*row, bytes),
-            None if row.kind == RecordKind::Data => {
-                // Read again past the cache before it is lost for good.
-                open.file.drop_cache();
-                let mut again = vec![0u8; row.stored as usize];
-                let got = open.file.read_at(&mut again, row.offset);
-                let got = got.map_err(|e| Error::io("read", &file_name(open.id), &e))?;
-                again.truncate(got);
-                if got == row.stored as usize && intact(&&again[..]) {
-                    output.builder.push(*row, &again);
-                } else {
-                    self.faults.note(format!(
-                        "{}: the payload of record {} is damaged: sectors {} to {}",
-                        file_name(open.id),
-                        row.lsn,
-                        row.start,
-                        row.start + row.sectors
-                    ));
-                    output.builder.push(Row { kind: RecordKind::Damaged, stored: 0, ..*row }, &[]);
-                }
-            }
-            // A control record that cannot be read says nothing to anybody.
-            None => {}
+        let failed = |e: std::io::Error| Error::io("read", &file_name(open.id), &e);
+        let intact =
+            |b: &[u8]| row.stored == 0 || payload::is_intact(b, self.facts.nonce_of(row.lsn), row.lsn, row.start);
+        if let Some(bytes) = window.get(row.offset, row.stored as usize).map_err(failed)?.filter(|b| intact(b)) {
+            self.keep(row, bytes, cut, output);
+            return Ok(());
         }
-        if output.builder.is_full() {
-            self.write_batch(output, pace)?;
+        if row.kind != RecordKind::Data {
+            // A control record that cannot be read says nothing to anybody.
+            return Ok(());
+        }
+        // Read again past the cache before it is lost for good.
+        open.file.drop_cache();
+        let mut again = vec![0u8; row.stored as usize];
+        let got = open.file.read_at(&mut again, row.offset).map_err(failed)?;
+        if got == again.len() && intact(&again) {
+            self.keep(row, &again, cut, output);
+            return Ok(());
+        }
+        let (file, end) = (file_name(open.id), row.start + row.sectors);
+        let what = format!("the payload of record {} is damaged: sectors {} to {end}", row.lsn, row.start);
+        self.faults.note(format!("{file}: {what}"));
+        for part in parts(row, cut) {
+            output.builder.push(Row { kind: RecordKind::Damaged, stored: 0, ..part }, &[]);
         }
         Ok(())
+    }
+
+    fn keep(&self, row: &Row, stored: &[u8], cut: Option<Mask>, output: &mut Output) {
+        let nonce = self.facts.nonce_of(row.lsn);
+        let mut content = vec![0u8; if cut.is_some() { (row.sectors * SECTOR) as usize } else { 0 }];
+        // What its checksum says is whole and does not decode all the same stays as it is: reads of it fail, as before.
+        if cut.is_none() || payload::decode(stored, nonce, row.lsn, row.start, &mut content).is_err() {
+            return output.builder.push(*row, stored);
+        }
+        for mut part in parts(row, cut) {
+            let from = ((part.start - row.start) * SECTOR) as usize;
+            let mut piece = Vec::new();
+            let sum = payload::encode(&content[from..from + (part.sectors * SECTOR) as usize], &mut piece);
+            payload::seal(&mut piece, sum, nonce, part.lsn, part.start);
+            part.stored = piece.len() as u32;
+            output.builder.push(part, &piece);
+        }
     }
 
     fn new_output(&self, like: &SegmentItem, first_lsn: u64, first_stamp: u64) -> Result<Output> {
@@ -315,6 +326,14 @@ impl Output {
     fn is_full(&self, segment_bytes: u64) -> bool {
         self.builder.bytes() >= segment_bytes || self.builder.entries() >= SEGMENT_ENTRIES_MAX
     }
+}
+
+/// The entries that stay of one: itself, or one for each piece.
+fn parts(row: &Row, cut: Option<Mask>) -> Vec<Row> {
+    let Some(mask) = cut else { return vec![*row] };
+    let part =
+        |(from, to): (u32, u32)| Row { start: row.start + u64::from(from), sectors: u64::from(to - from), ..*row };
+    pieces(mask).map(part).collect()
 }
 
 /// Rollbacks and control records are history that no later one covers.

@@ -3,7 +3,7 @@
 //! Invariants: extents are sorted, do not overlap and stay inside the leaf; neighbouring zero extents are one. What no
 //! extent covers was never written: the origin's, or zeros.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Place, Version, LEAF_SECTORS, LOCATE};
 
@@ -67,12 +67,6 @@ impl Packed {
 
     fn is_data(&self) -> bool {
         self.segment != ZERO && self.segment != DAMAGED
-    }
-
-    /// LSN, and the sector at which the record's entry begins.
-    fn name(&self, base: u64, segment_lsn: u64) -> (u64, u64) {
-        let skip = u64::from(self.shape >> 17 & 0x7f);
-        (segment_lsn + u64::from(self.lsn_low), base + u64::from(self.start) - skip)
     }
 
     /// The part of the extent inside `start..end`.
@@ -175,46 +169,30 @@ impl Leaf {
         self.extents.iter().any(|e| e.is_data() && segment(e.segment))
     }
 
-    /// (LSN, start of the record's entry) of what has no place: hints, and what lies in `stale` segments.
-    pub fn unsettled(
-        &self,
-        leaf: u64,
-        segment_lsn: impl Fn(u32) -> u64,
-        stale: impl Fn(u32) -> bool,
-    ) -> Vec<(u64, u64)> {
-        let base = leaf * LEAF_SECTORS;
+    /// LSNs of what has no place: hints, and what lies in `stale` segments.
+    pub fn unsettled(&self, segment_lsn: impl Fn(u32) -> u64, stale: impl Fn(u32) -> bool) -> HashSet<u64> {
         let open = |e: &&Packed| e.is_data() && (e.offset == LOCATE || stale(e.segment));
-        self.extents.iter().filter(open).map(|e| e.name(base, segment_lsn(e.segment))).collect()
+        self.extents.iter().filter(open).map(|e| segment_lsn(e.segment) + u64::from(e.lsn_low)).collect()
     }
 
-    /// Gives places to what `unsettled` names, as far as `moved` knows them.
+    /// Gives places to what `unsettled` names: of the entries that there are now of an LSN, the one that has all sectors of the extent.
     pub fn settle(
         &mut self,
         leaf: u64,
         segment_lsn: impl Fn(u32) -> u64,
         stale: impl Fn(u32) -> bool,
-        moved: &HashMap<(u64, u64), Place>,
+        moved: &HashMap<u64, Vec<Version>>,
     ) {
         let base = leaf * LEAF_SECTORS;
         for extent in self.extents.iter_mut().filter(|e| e.is_data() && (e.offset == LOCATE || stale(e.segment))) {
-            let (lsn, start) = extent.name(base, segment_lsn(extent.segment));
-            match moved.get(&(lsn, start)) {
-                Some(&Place::Data { segment, offset, .. }) => {
-                    extent.lsn_low = (lsn - segment_lsn(segment)) as u32;
-                    extent.segment = segment;
-                    extent.offset = offset;
-                }
-                Some(_) => {
-                    *extent = Packed {
-                        segment: DAMAGED,
-                        lsn_low: lsn as u32,
-                        offset: (lsn >> 32) as u32,
-                        shape: 0,
-                        ..*extent
-                    };
-                }
-                None => {}
-            }
+            let lsn = segment_lsn(extent.segment) + u64::from(extent.lsn_low);
+            let Some(entries) = moved.get(&lsn) else { continue };
+            let (start, end) = (base + u64::from(extent.start), base + u64::from(extent.end()));
+            let found = entries.iter().find(|v| v.start <= start && end <= v.end());
+            let lost = Version { start, sectors: end - start, lsn, place: Place::Damaged };
+            let version = found.unwrap_or(&lost);
+            let segment_lsn = if let Place::Data { segment, .. } = version.place { segment_lsn(segment) } else { 0 };
+            *extent = Packed::of(version, base, (start, end), segment_lsn);
         }
     }
 

@@ -23,7 +23,8 @@ pub mod tables;
 /// Sectors of address space in one leaf, the unit of the cache: 4 MiB.
 pub const LEAF_SECTORS: u64 = 8192;
 
-/// An offset that is still to be looked up: the payload's segment was replaced, and the one named holds its LSN now.
+/// An offset that is still to be looked up: the payload's segment was replaced, and the one named holds its LSN now. So is the rest of the place: what is left
+/// of an entry may be several.
 pub const LOCATE: u32 = u32::MAX;
 
 /// Where the content of some sectors is.

@@ -3,6 +3,8 @@
 //! Instants at or above the horizon see the records from there on, which all stay, and what the state at the horizon sees, or the states that later rollbacks go back
 //! to. So it is enough to know, for a few *stops* at or below the horizon, who owns which sectors there. Versions are laid over each other in the order of LSNs; the
 //! owner of a sector while a stop passes stays. Keeping more is harmless: what is laid over stays laid over.
+//!
+//! What stays of a version is told as a mask, one bit a sector: of 64 KiB of which all but a block were overwritten, a block stays.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -56,9 +58,19 @@ pub fn branches(lineage: &Lineage, horizon: u64, points: &[u64], sealed: u64) ->
 }
 
 const NOBODY: u32 = u32::MAX;
+/// Sectors of a version that some stop sees, the first one in the lowest bit. Of a long version (zeros) only that there are any.
+pub type Mask = u128;
 
-/// Marks in `kept` the versions, sorted by LSN, that a stop sees in `range`, one cell a sector.
-fn paint_cells(branch: &Branch, range: (u64, u64), versions: &[&Version], cells: &mut Vec<u32>, kept: &mut [bool]) {
+/// The bits of `start..end`, which lie in the version.
+fn bits(version: &Version, start: u64, end: u64) -> Mask {
+    if version.sectors > u64::from(Mask::BITS) {
+        return Mask::MAX;
+    }
+    (Mask::MAX >> (u64::from(Mask::BITS) - (end - start))) << (start - version.start)
+}
+
+/// Marks in `kept` the sectors of the versions, sorted by LSN, that a stop sees in `range`, one cell a sector.
+fn paint_cells(branch: &Branch, range: (u64, u64), versions: &[&Version], cells: &mut Vec<u32>, kept: &mut [Mask]) {
     cells.clear();
     cells.resize((range.1 - range.0) as usize, NOBODY);
     for (i, version) in versions.iter().enumerate().filter(|(_, v)| branch.path.contains(v.lsn)) {
@@ -66,23 +78,22 @@ fn paint_cells(branch: &Branch, range: (u64, u64), versions: &[&Version], cells:
         if start >= end {
             continue;
         }
-        let mut before = NOBODY;
-        for cell in &mut cells[(start - range.0) as usize..(end - range.0) as usize] {
-            let owner = std::mem::replace(cell, i as u32);
-            if owner != before && owner != NOBODY {
-                let owner = owner as usize;
-                kept[owner] = kept[owner] || branch.sees(versions[owner].lsn, version.lsn);
-            }
-            before = owner;
-        }
+        let covered = &mut cells[(start - range.0) as usize..(end - range.0) as usize];
+        mark_cells(branch, start, covered, versions, version.lsn, kept);
+        covered.fill(i as u32);
     }
-    let mut before = NOBODY;
-    for &owner in cells.iter().filter(|&&owner| owner != NOBODY) {
-        if owner != before {
-            let (owner, lsn) = (owner as usize, versions[owner as usize].lsn);
-            kept[owner] = kept[owner] || branch.sees(lsn, u64::MAX);
+    mark_cells(branch, range.0, cells, versions, u64::MAX, kept);
+}
+
+/// Marks what a stop sees of the owners of the cells, the first of which is sector `start`, before `until`.
+fn mark_cells(branch: &Branch, start: u64, cells: &[u32], versions: &[&Version], until: u64, kept: &mut [Mask]) {
+    let mut at = start;
+    for run in cells.chunk_by(|a, b| a == b) {
+        let (from, owner) = (at, run[0] as usize);
+        at += run.len() as u64;
+        if run[0] != NOBODY && branch.sees(versions[owner].lsn, until) {
+            kept[owner] |= bits(versions[owner], from, at);
         }
-        before = owner;
     }
 }
 
@@ -118,15 +129,20 @@ fn paint(branch: &Branch, range: (u64, u64), versions: &[&Version], kept: &mut [
 /// A version, and whether a window before this one kept it.
 struct Carried {
     version: Version,
-    kept: bool,
+    holder: usize,
+    kept: Mask,
 }
 
-/// Walks the index of sealed segments by address. Calls `see(version, kept)` once for each version on record.
+/// Told of each version on record once: the place of its segment in the set, the version, and what stays of it.
+pub type See<'a> = &'a mut dyn FnMut(usize, &Version, Mask) -> Result<()>;
+
+/// Walks the index of sealed segments by address.
 pub struct Walk<'a> {
     files: &'a Files,
     branches: &'a [Branch],
     cursors: Vec<Cursor>,
-    wide: Vec<Version>,
+    /// With the places of their segments, ascending by LSN.
+    wide: Vec<(Version, usize)>,
     carried: Vec<Carried>,
     cells: Vec<u32>,
 }
@@ -136,20 +152,20 @@ impl<'a> Walk<'a> {
     pub fn begin(files: &'a Files, sealed: &SealedSet, upto: u64, branches: &'a [Branch]) -> Result<Walk<'a>> {
         let mut walk =
             Walk { files, branches, cursors: Vec::new(), wide: Vec::new(), carried: Vec::new(), cells: Vec::new() };
-        for segment in sealed.iter().filter(|s| s.item.first_lsn.0 <= upto) {
-            walk.wide.extend(segment.wide_versions(files)?);
+        for (place, segment) in sealed.iter().enumerate().take_while(|(_, s)| s.item.first_lsn.0 <= upto) {
+            walk.wide.extend(segment.wide_versions(files)?.into_iter().map(|version| (version, place)));
             walk.cursors.push(Cursor::new(segment.clone(), files)?);
         }
-        walk.wide.sort_unstable_by_key(|v| v.lsn);
+        walk.wide.sort_unstable_by_key(|(v, _)| v.lsn);
         Ok(walk)
     }
 
-    pub fn run(mut self, see: &mut dyn FnMut(&Version, bool) -> Result<()>) -> Result<()> {
-        let all: Vec<&Version> = self.wide.iter().collect();
+    pub fn run(mut self, see: See<'_>) -> Result<()> {
+        let all: Vec<&Version> = self.wide.iter().map(|(version, _)| version).collect();
         let mut kept = vec![false; all.len()];
         self.branches.iter().for_each(|branch| paint(branch, (0, u64::MAX), &all, &mut kept));
-        for (version, kept) in self.wide.iter().zip(kept) {
-            see(version, kept)?;
+        for ((version, place), kept) in self.wide.iter().zip(kept) {
+            see(*place, version, if kept { Mask::MAX } else { 0 })?;
         }
         while let Some(next) = self.next_start() {
             self.window(next / WINDOW * WINDOW, see)?;
@@ -163,32 +179,32 @@ impl<'a> Walk<'a> {
         carried.chain(self.cursors.iter().filter_map(Cursor::next_start)).min()
     }
 
-    fn window(&mut self, start: u64, see: &mut dyn FnMut(&Version, bool) -> Result<()>) -> Result<()> {
+    fn window(&mut self, start: u64, see: See<'_>) -> Result<()> {
         // What is carried into a window begins before it.
         let start = self.carried.iter().map(|c| c.version.end() - 1).min().map_or(start, |end| end / WINDOW * WINDOW);
         let end = start + WINDOW;
         let mut narrow = std::mem::take(&mut self.carried);
-        for cursor in &mut self.cursors {
+        for (holder, cursor) in self.cursors.iter_mut().enumerate() {
             while let Some(version) = cursor.next_before(end, self.files)? {
-                narrow.push(Carried { version, kept: false });
+                narrow.push(Carried { version, holder, kept: 0 });
             }
         }
         narrow.sort_unstable_by_key(|c| c.version.lsn);
-        let over = self.wide.iter().filter(|v| v.overlaps(start, end));
+        let over = self.wide.iter().map(|(version, _)| version).filter(|v| v.overlaps(start, end));
         let mut all: Vec<(&Version, Option<usize>)> = over.map(|v| (v, None)).collect();
         all.extend(narrow.iter().enumerate().map(|(i, c)| (&c.version, Some(i))));
         all.sort_by_key(|(v, _)| v.lsn);
         let versions: Vec<&Version> = all.iter().map(|(v, _)| *v).collect();
-        let mut kept = vec![false; all.len()];
+        let mut kept = vec![0; all.len()];
         let cells = &mut self.cells;
         self.branches.iter().for_each(|branch| paint_cells(branch, (start, end), &versions, cells, &mut kept));
-        let marks: Vec<usize> = all.iter().zip(&kept).filter(|(_, &kept)| kept).filter_map(|((_, i), _)| *i).collect();
-        marks.into_iter().for_each(|i| narrow[i].kept = true);
+        let marks: Vec<(usize, Mask)> = all.iter().zip(kept).filter_map(|((_, i), kept)| Some(((*i)?, kept))).collect();
+        marks.into_iter().for_each(|(i, kept)| narrow[i].kept |= kept);
         for done in narrow {
             if done.version.end() > end {
                 self.carried.push(done);
             } else {
-                see(&done.version, done.kept)?;
+                see(done.holder, &done.version, done.kept)?;
             }
         }
         Ok(())
@@ -256,24 +272,25 @@ mod tests {
             let horizon = chance(head) + 1;
             let points: Vec<u64> = (0..chance(4)).map(|_| chance(horizon)).collect();
             let all: Vec<&Version> = versions.iter().filter(|v| v.lsn <= horizon).collect();
-            let (mut kept, mut in_cells) = (vec![false; all.len()], vec![false; all.len()]);
+            let (mut kept, mut in_cells) = (vec![false; all.len()], vec![0; all.len()]);
             for branch in branches(&lineage, horizon, &points, u64::MAX) {
                 paint(&branch, (0, 100), &all, &mut kept);
                 paint_cells(&branch, (0, 100), &all, &mut Vec::new(), &mut in_cells);
             }
-            assert_eq!(kept, in_cells);
-            let mut seen = vec![false; all.len()];
+            let any: Vec<bool> = in_cells.iter().map(|&mask| mask != 0).collect();
+            assert_eq!(kept, any);
+            let mut seen: Vec<Mask> = vec![0; all.len()];
             for instant in points.iter().copied().chain(horizon..=head) {
                 let path = lineage.path(instant);
                 for sector in 0..40 {
                     let covers = |v: &&Version| path.contains(v.lsn) && v.overlaps(sector, sector + 1);
                     let owner = versions.iter().filter(covers).max_by_key(|v| v.lsn);
                     if let Some(i) = owner.and_then(|owner| all.iter().position(|v| v.lsn == owner.lsn)) {
-                        seen[i] = true;
+                        seen[i] |= 1 << (sector - all[i].start);
                     }
                 }
             }
-            assert_eq!(kept, seen, "{lineage:?} horizon {horizon} points {points:?}");
+            assert_eq!(in_cells, seen, "{lineage:?} horizon {horizon} points {points:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From (instant, sectors) to places: a cached leaf, or one painted from memtables, runs, footers and a checkpoint.
 //!
-//! Compaction moves payloads: places in checkpoints, runs and cached leaves may name a segment that is gone. The name of a version is (LSN, start); after painting
-//! it is looked up where its LSN lies now (`settle`), and a cached leaf is repaired when it is used next.
+//! Compaction moves payloads: places in checkpoints, runs and cached leaves may name a segment that is gone. The name of what an instant sees is its LSN and its sectors; after
+//! painting it is looked up where its LSN lies now (`settle`), and a cached leaf is repaired when it is used next.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -123,18 +123,18 @@ impl Index {
         Ok(())
     }
 
-    /// Where the versions lie now that the leaf has as hints, or in `stale` segments: by (LSN, start).
+    /// The entries that there are now of what the leaf has as hints, or in `stale` segments: by LSN.
     fn find_moved(
         &self,
         leaf: &Leaf,
         number: u64,
         sealed: &SealedSet,
         stale: &dyn Fn(u32) -> bool,
-    ) -> Result<HashMap<(u64, u64), Place>> {
-        let mut moved = HashMap::new();
+    ) -> Result<HashMap<u64, Vec<Version>>> {
+        let mut moved: HashMap<u64, Vec<Version>> = HashMap::new();
         let mut sought: BTreeSet<u32> = BTreeSet::new();
-        for (lsn, start) in leaf.unsettled(number, |segment| self.first_lsn(segment), stale) {
-            moved.insert((lsn, start), Place::Damaged);
+        for lsn in leaf.unsettled(|segment| self.first_lsn(segment), stale) {
+            moved.insert(lsn, Vec::new());
             sought.extend(sealed.holding(lsn).map(|s| s.item.id.0));
         }
         // A payload that reaches into the leaf begins less than 128 sectors before it.
@@ -144,7 +144,7 @@ impl Index {
             let all = Path::between(segment.item.first_lsn.0 - 1, segment.item.last_lsn.0);
             segment.collect(&self.files, range, &all, &mut versions)?;
             for version in versions {
-                moved.entry((version.lsn, version.start)).and_modify(|place| *place = version.place);
+                moved.entry(version.lsn).and_modify(|entries| entries.push(version));
             }
         }
         Ok(moved)
