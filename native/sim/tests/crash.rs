@@ -10,7 +10,7 @@ use cdp_engine::{Volume, PAGE};
 use cdp_sim::campaign::{calls, cuts, seeds, Case};
 use cdp_sim::scenario::{draw_mix, Content, Step};
 use cdp_sim::story::{small_options, Depth, Kept, Story, Tally, VOLUME_BYTES};
-use cdp_sim::{Death, Restart};
+use cdp_sim::{Death, Fault, Restart, EIO};
 
 const STEPS: usize = 70;
 
@@ -116,6 +116,27 @@ fn a_header_of_which_only_zeros_are_missing_is_whole() {
     bytes.truncate(start + cut);
     story.machine.replace(&name, &bytes);
     story.recover(Restart::Process, Kept::Replied);
+    story.check(Depth::Every, 1);
+}
+
+/// Its header names a flush point, and the number before its own is that of a write that failed: nothing of it may stay in the footer.
+#[test]
+fn a_batch_of_which_no_record_is_kept_leaves_nothing() {
+    let mut story = Story::begin(1);
+    story.tolerant = true;
+    let write = |offset| Step::Write { offset, content: Content { bytes: 4096, seed: 1 } };
+    let commit = Step::Commit { all: true, seed: 1 };
+    story.run(&[write(0), commit.clone(), Step::Flush]);
+    story.machine.fail_change(story.machine.changes() + 1, Fault::Refuse(EIO), false);
+    story.run(&[write(4096), commit.clone(), write(8192), commit]);
+    story.lose_process();
+    story.machine.restart(Restart::AllKept);
+    let (name, _) = story.machine.files().into_iter().rfind(|(_, length)| *length > 2 * PAGE).expect("one");
+    let mut bytes = story.machine.contents(&name).expect("listed");
+    bytes.truncate(bytes.iter().rposition(|&byte| byte != 0).expect("not empty"));
+    story.machine.replace(&name, &bytes);
+    story.recover(Restart::Process, Kept::Flushed);
+    assert_eq!(story.oracle.last_replied(), 1, "the last write is torn");
     story.check(Depth::Every, 1);
 }
 

@@ -84,13 +84,16 @@ impl Memtable {
         }
     }
 
-    /// Adds a batch, or the part of it below `cut`. `documents` are those of its control records, in order; None was damaged.
+    /// Adds a batch, or the part of it below `cut`; nothing of one whose records are all above. `documents` are those of its control records, in order; None was damaged.
     pub fn push(&mut self, meta: &Meta, cut: u64, documents: &mut dyn Iterator<Item = Option<Vec<u8>>>) {
+        if !meta.entries.is_empty() && meta.header.first_lsn >= cut {
+            return;
+        }
         self.clock_epoch = meta.header.clock_epoch;
         if meta.header.flush_point && self.flush_points.last().is_none_or(|&last| last < meta.header.durable_lsn) {
             self.flush_points.push(meta.header.durable_lsn);
         }
-        if !meta.entries.is_empty() && meta.header.first_lsn < cut {
+        if !meta.entries.is_empty() {
             self.batches.push(BatchMark {
                 first_lsn: meta.header.first_lsn,
                 base_stamp: meta.header.base_stamp,
