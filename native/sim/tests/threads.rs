@@ -53,18 +53,18 @@ fn session(volume: &Volume, promise: &Promise, number: usize, seed: u64) {
     }
 }
 
-/// The count that fills a session's region, if that can be read; panics where it is half of one.
-fn count_in(view: &View, number: usize) -> Option<u64> {
+/// The count that fills a session's region, or why it cannot be read; panics where it is half of one.
+fn count_in(view: &View, number: usize) -> Result<u64, String> {
     let mut seen = vec![0; REGION_BYTES];
-    let faults = view.read((number * REGION_BYTES) as u64, &mut seen).ok()?;
-    if !faults.is_empty() {
-        return None;
+    let faults = view.read((number * REGION_BYTES) as u64, &mut seen).map_err(|e| e.to_string())?;
+    if let Some(fault) = faults.first() {
+        return Err(format!("{fault:?}"));
     }
     let mut count = [0; 8];
     count.copy_from_slice(&seen[..8]);
     let uniform = seen.iter().zip(count.iter().cycle()).all(|(a, b)| a == b);
     assert!(uniform, "half a request in the region of session {number}, view {:?}", view.lsn());
-    Some(u64::from_le_bytes(count))
+    Ok(u64::from_le_bytes(count))
 }
 
 /// Looks at the newest instant again and again: it shows whole requests, and does not change under the eyes.
@@ -73,7 +73,7 @@ fn look(volume: &Arc<Volume>, machine: &Machine) {
         let Ok(view) = volume.view(volume.latest().0) else { continue };
         for number in 0..SESSIONS {
             let (first, again) = (count_in(&view, number), count_in(&view, number));
-            assert!(machine.died().is_some() || first.is_some() && first == again, "{first:?}, then {again:?}");
+            assert!(machine.died().is_some() || first.is_ok() && first == again, "{first:?}, then {again:?}");
         }
     }
 }
