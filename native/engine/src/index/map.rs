@@ -77,6 +77,10 @@ impl Inner {
         self.paths.get_or_insert(lsn, || self.lineage.path(lsn)).clone()
     }
 
+    fn settled(&self) -> Settled {
+        Settled { sealed: self.sealed.clone(), checkpoints: self.checkpoints.clone(), runs: self.runs.clone() }
+    }
+
     fn key(&self, at: At) -> u64 {
         match at {
             At::Live => self.live_key,
@@ -102,6 +106,14 @@ impl Tables {
             At::Lsn(lsn) => self.lineage.path(lsn),
         }
     }
+}
+
+/// The files of the index at one moment. Taken together: what a checkpoint or a run names, a list of segments from before it does not have.
+#[derive(Clone)]
+struct Settled {
+    sealed: Arc<SealedSet>,
+    checkpoints: Arc<Vec<Arc<Checkpoint>>>,
+    runs: Arc<Vec<Arc<Merged>>>,
 }
 
 /// What opening found.

@@ -13,10 +13,10 @@ use crate::path::Path;
 impl Index {
     /// The one-version map of a shard on `path`, of what is sealed: what a checkpoint says.
     pub fn flatten_shard(&self, shard: u64, path: &Path) -> Result<Vec<Version>> {
-        let sealed = self.sealed();
+        let settled = self.inner.lock().settled();
         let mut versions = Vec::new();
-        self.collect_sealed(&sealed, shard_range(shard), path, &mut versions)?;
-        self.flatten(shard, versions, &sealed)
+        self.collect_sealed(&settled, shard_range(shard), path, &mut versions)?;
+        self.flatten(shard, versions, &settled.sealed)
     }
 
     /// The same without a look into any checkpoint. In memory are the map, 20 bytes an extent, and the versions of one segment at a time.

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use super::{At, Index};
+use super::{At, Index, Settled};
 use crate::error::{Kind, Result};
 use crate::index::checkpoint::SHARD_SECTORS;
 use crate::index::leaf::{Leaf, Mapped};
@@ -83,19 +83,19 @@ impl Index {
         let number = first / LEAF_SECTORS;
         let (start, end) = (number * LEAF_SECTORS, (number + 1) * LEAF_SECTORS);
         let mut versions = Vec::new();
-        let (sealed, frozen, path, state) = {
+        let (settled, frozen, path, state) = {
             let mut inner = self.inner.lock();
             let path = if let At::Lsn(lsn) = at { inner.path_of(lsn) } else { inner.live_path.clone() };
             inner.active.collect((start, end), &path, &mut versions);
             let state = (inner.key(at), inner.published, inner.moves, inner.shown_max, inner.replacements);
-            (inner.sealed.clone(), inner.frozen.clone(), path, state)
+            (inner.settled(), inner.frozen.clone(), path, state)
         };
         let (key, published, moves, shown_max, replacements) = state;
         frozen.iter().for_each(|table| table.collect((start, end), &path, &mut versions));
-        self.collect_sealed(&sealed, (start, end), &path, &mut versions)?;
+        self.collect_sealed(&settled, (start, end), &path, &mut versions)?;
         let mut leaf = self.paint(number, versions, shown_max);
         leaf.checked = replacements;
-        self.settle(&mut leaf, number, &sealed)?;
+        self.settle(&mut leaf, number, &settled.sealed)?;
         let mut inner = self.inner.lock();
         if inner.shown_max != shown_max || (at == At::Live && (inner.moves != moves || inner.live_key != key)) {
             return Ok(false);
@@ -154,16 +154,16 @@ impl Index {
     /// from merged runs as far as there are any.
     pub(super) fn collect_sealed(
         &self,
-        sealed: &SealedSet,
+        settled: &Settled,
         range: (u64, u64),
         path: &Path,
         out: &mut Vec<Version>,
     ) -> Result<()> {
+        let sealed = &*settled.sealed;
         let shard = range.0 / SHARD_SECTORS;
         let mut base = 0;
         let mut places = 0;
-        let checkpoints = self.checkpoints();
-        for checkpoint in checkpoints.iter().rev().filter(|c| path.passes(c.item.lsn.0) && c.has(shard)) {
+        for checkpoint in settled.checkpoints.iter().rev().filter(|c| path.passes(c.item.lsn.0) && c.has(shard)) {
             let before = out.len();
             match checkpoint.collect(&self.files, range, out) {
                 Ok(()) => {
@@ -177,7 +177,7 @@ impl Index {
         }
         let path = path.above(base);
         let before = out.len();
-        let asked = merged::collect(&self.runs(), &self.files, sealed, range, &path, out);
+        let asked = merged::collect(&settled.runs, &self.files, sealed, range, &path, out);
         sealed.hint(&mut out[before..]);
         asked.faults.iter().for_each(|fault| self.faults.note(fault.clone()));
         places += asked.lsns.len() as u64;
