@@ -110,6 +110,14 @@ impl File for Counted {
         self.file.sync()
     }
 
+    fn begin_writeback(&self, offset: u64, bytes: u64) {
+        self.file.begin_writeback(offset, bytes);
+    }
+
+    fn prefetch(&self, offset: u64, bytes: u64) {
+        self.file.prefetch(offset, bytes);
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }

@@ -109,7 +109,9 @@ impl Volume {
         };
         let next = batch[0].lsn;
         let meta = writer.append(batch, next, self.durability.record())?;
-        self.gate.meter.appended(writer.segment.id.0, writer.offset());
+        if self.gate.meter.appended(writer.segment.id.0, writer.offset()) {
+            self.background.call();
+        }
         let documents: Vec<Option<Vec<u8>>> = batch.iter().filter_map(control_document).map(Some).collect();
         self.note_controls(batch);
         self.index.publish(&meta, &mut documents.into_iter(), meta.last_lsn(), &rollbacks_in(batch));
@@ -197,7 +199,9 @@ impl Volume {
     pub(crate) fn append_empty(&self, writer: &mut Writer) -> Result<()> {
         let next_lsn = writer.previous_lsn + 1;
         let meta = writer.append(&mut [], next_lsn, self.durability.record())?;
-        self.gate.meter.appended(writer.segment.id.0, writer.offset());
+        if self.gate.meter.appended(writer.segment.id.0, writer.offset()) {
+            self.background.call();
+        }
         self.index.note(&meta);
         Ok(())
     }

@@ -6,12 +6,14 @@
 pub(crate) mod background;
 mod choose;
 mod cut;
+mod remove;
 mod rewrite;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::compact::choose::{choose, Candidate};
+use crate::compact::remove::Remover;
 use crate::error::Result;
 use crate::index::reachable::{branches, Branch, Mask, Walk};
 use crate::index::sealed::{Sealed, SealedSet};
@@ -21,8 +23,9 @@ use crate::volume::Volume;
 
 pub use crate::compact::choose::ALL;
 
-/// What one commit's outputs hold, in segments.
+/// What one commit's outputs hold, and what its inputs do, in segments: both are there besides what counts as used, and the reserve has to hold them.
 const KEPT_SEGMENTS: u64 = 1;
+const GONE_SEGMENTS: u64 = 2;
 /// A cycle under pressure frees this part of what is dead, if not more.
 const CYCLES: u64 = 6;
 /// Entries of whose names a walk keeps a list for all segments; beyond that a second walk asks for the chosen ones.
@@ -73,6 +76,11 @@ impl Unit {
         }
         unit.names.sort_unstable();
         unit
+    }
+
+    /// Of the files that it replaces.
+    fn bytes(&self) -> u64 {
+        self.inputs.iter().map(|input| input.item.file_bytes).sum()
     }
 }
 
@@ -127,12 +135,15 @@ impl Volume {
             units.sort_by_key(|unit| unit.iter().filter_map(|id| bytes.get(id)).sum::<u64>());
         }
         let mut together: Vec<Unit> = Vec::new();
-        let mut rewrite = |units: &[Unit]| self.rewrite(units, pace).inspect_err(|e| self.no_room_to_compact(e));
+        let mut remover = Remover::of(self);
+        let mut rewrite =
+            |units: &[Unit]| self.rewrite(units, &mut remover, pace).inspect_err(|e| self.no_room_to_compact(e));
         for ids in units {
             let unit = Unit::of(&ids, &sealed, &mut kept);
-            // Until the commit the outputs are there besides the inputs, and the reserve has to hold them.
-            let bytes = together.iter().map(|unit| unit.kept).sum::<u64>() + unit.kept;
-            if !together.is_empty() && bytes > KEPT_SEGMENTS * self.gate.meter.segment_bytes() {
+            let kept: u64 = together.iter().chain([&unit]).map(|unit| unit.kept).sum();
+            let gone: u64 = together.iter().chain([&unit]).map(Unit::bytes).sum();
+            let segment = self.gate.meter.segment_bytes();
+            if !together.is_empty() && (kept > KEPT_SEGMENTS * segment || gone > GONE_SEGMENTS * segment) {
                 done.add(&rewrite(&together)?);
                 self.gate.meter.looked(done.dead, horizon, points);
                 together.clear();

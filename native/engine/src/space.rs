@@ -1,7 +1,7 @@
 //! Bytes on disk of the files that a volume names, and the marks that admission goes by.
 //!
 //! Invariants: after every manifest commit the sums are those of what it names, plus what the open segments have grown by; `used` never misses a
-//! committed file. What is in the making (a footer before its commit, the output of a compaction) is not counted: the reserve is for it.
+//! committed file. What is in the making or being removed (a footer before its commit, the output of a compaction) is not counted: the reserve is for it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering::Relaxed};
@@ -111,6 +111,15 @@ impl Marks {
         Marks { soft: hard / 64 * 63, hard, reserve, segment_bytes }
     }
 
+    /// Where compaction begins: before writes are slowed down.
+    fn begin(&self) -> u64 {
+        if self.hard == NONE {
+            NONE
+        } else {
+            self.soft - (self.hard - self.soft)
+        }
+    }
+
     /// How far above the soft mark: 1 at the hard one, -1 where compaction begins.
     fn debt(&self, used: u64) -> f64 {
         (used as f64 - self.soft as f64) / (self.hard - self.soft).max(1) as f64
@@ -198,6 +207,8 @@ pub struct Meter {
     promised: AtomicU64,
     marks: Mutex<(Option<u64>, Marks)>,
     soft: AtomicU64,
+    /// Where compaction begins.
+    begin: AtomicU64,
     segment_bytes: AtomicU64,
     /// Bytes used when the disk refused more; NONE while it does not.
     full_at: AtomicU64,
@@ -221,6 +232,7 @@ impl Meter {
             promised: AtomicU64::new(0),
             marks: Mutex::new((None, Marks::of(None, segment_bytes))),
             soft: AtomicU64::new(NONE),
+            begin: AtomicU64::new(NONE),
             segment_bytes: AtomicU64::new(segment_bytes),
             full_at: AtomicU64::new(NONE),
             reserve_is_out: AtomicBool::new(false),
@@ -257,12 +269,14 @@ impl Meter {
         self.used.swap(now, Relaxed) > now
     }
 
-    /// The segment ends at `end` now.
-    pub fn appended(&self, segment: u32, end: u64) {
+    /// The segment ends at `end` now. True if compaction has to begin.
+    pub fn appended(&self, segment: u32, end: u64) -> bool {
         let mut tally = self.tally.lock();
+        let used = self.used();
         let before = tally.open.insert(segment, end).unwrap_or(PAGE);
         self.foreground.fetch_add(end.saturating_sub(before), Relaxed);
         self.publish(&tally);
+        (used + 1..=self.used()).contains(&self.begin.load(Relaxed))
     }
 
     /// The files that other volumes hold too.
@@ -288,6 +302,7 @@ impl Meter {
         let marks = Marks::of(budget, segment_bytes);
         *self.marks.lock() = (budget, marks);
         self.soft.store(marks.soft, Relaxed);
+        self.begin.store(marks.begin(), Relaxed);
         self.segment_bytes.store(marks.segment_bytes, Relaxed);
         self.policy.store(policy as u8, Relaxed);
         self.reserve_due.store(0, Relaxed);
@@ -357,7 +372,7 @@ impl Meter {
         self.marks.lock().1.judge(self.committed_bytes(), bytes, class)
     }
 
-    /// Bytes that compaction has to free; 0 where there is room. It begins before writes are slowed down.
+    /// Bytes that compaction has to free; 0 where there is room.
     pub fn room_needed(&self) -> u64 {
         let marks = self.marks.lock().1;
         if self.is_disk_full() {
@@ -366,7 +381,7 @@ impl Meter {
         if marks.hard == NONE {
             return 0;
         }
-        let needed = self.used().saturating_sub(marks.soft - (marks.hard - marks.soft));
+        let needed = self.used().saturating_sub(marks.begin());
         if needed > 0 {
             needed + (marks.hard - marks.soft) / 2
         } else {

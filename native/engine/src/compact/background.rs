@@ -12,10 +12,12 @@ use crate::error::{Error, Kind, Result};
 use crate::units::Lsn;
 use crate::volume::Volume;
 
-/// How often it looks, unless it is woken.
+/// How often it looks, unless it is called: when room gets short, or history was given up.
 const LOOK: Duration = Duration::from_millis(500);
 /// Share of the time that it works while clients write and there is room.
 const SHARE_IDLE: f64 = 0.2;
+/// The same while it has to make room, before that is short.
+const SHARE_NEED: f64 = 0.5;
 /// Without pressure it looks once this part of what is old is new to it.
 const NEWS: u64 = 16;
 /// Where the processor is short, clients come first: whoever outruns compaction is slowed down at the gate, and it gets its share then.
@@ -37,7 +39,7 @@ pub struct Background {
 }
 
 impl Background {
-    /// Looks now: writes wait for room, or history was given up.
+    /// Looks now: room gets short, or history was given up.
     pub fn call(&self) {
         self.shared.0.lock().called = true;
         self.shared.1.notify_all();
@@ -89,10 +91,12 @@ fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
     // The cycle at `seen` gave nothing.
     let mut futile = false;
     let mut failed = Seen::default();
+    // There is more to be freed, and it can be.
+    let mut go_on = false;
     loop {
         {
             let mut wake = wake.lock();
-            if !wake.stop && !wake.called {
+            if !wake.stop && !wake.called && !go_on {
                 changed.wait_for(&mut wake, LOOK);
             }
             if wake.stop {
@@ -100,6 +104,7 @@ fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
             }
             wake.called = false;
         }
+        go_on = false;
         let Some(volume) = weak.upgrade() else { return };
         if volume.is_closed() || volume.poison.get().is_some() {
             continue;
@@ -119,6 +124,7 @@ fn run(weak: &Weak<Volume>, shared: &Arc<(Mutex<Wake>, Condvar)>) {
         match outcome {
             Ok(done) => {
                 futile = done.freed == 0;
+                go_on = !futile && volume.room_needed() > 0;
                 if need == 0 {
                     seen = volume.seen();
                 }
@@ -170,7 +176,9 @@ impl Volume {
         if self.background.is_stopped() {
             return Err(Error::new(Kind::Closed, "the volume is closed"));
         }
-        let share = SHARE_IDLE + (1.0 - SHARE_IDLE) * self.gate.meter.pressure();
+        // With need it takes half of the time at once, and all of it soon: to slow writes down is dearer than what it takes from them.
+        let pressure = self.gate.meter.pressure();
+        let share = if pressure > 0.0 { (SHARE_NEED + 2.0 * pressure).min(1.0) } else { SHARE_IDLE };
         let (last, admitted) = *self.pace.lock();
         let latest = self.ring.clock().0;
         if latest != admitted && share < 1.0 {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::cut::pieces;
+use super::remove::Remover;
 use super::{Compacted, Pace, Unit};
 use crate::error::{Error, Kind, Result};
 use crate::index::activity::{Activity, Tally};
@@ -13,7 +14,7 @@ use crate::journal::batch::RecordKind;
 use crate::journal::compacted::{self, Builder, Row};
 use crate::journal::manifest::{Edit, SegmentItem};
 use crate::journal::payload;
-use crate::journal::scan::{scan, Window};
+use crate::journal::scan::{scan_directories, Window};
 use crate::journal::segment::{encode_compacted_header, file_name, OpenSegment};
 use crate::options::SEGMENT_ENTRIES_MAX;
 use crate::storage::File;
@@ -35,7 +36,7 @@ struct Output {
 
 impl Volume {
     /// Rewrites what stays of the units, with one commit. A unit of which one segment is damaged so that what it holds is not known stays as it is.
-    pub(super) fn rewrite(&self, units: &[Unit], pace: Pace<'_>) -> Result<Compacted> {
+    pub(super) fn rewrite(&self, units: &[Unit], remover: &mut Remover, pace: Pace<'_>) -> Result<Compacted> {
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         let mut written = Ok(());
         for unit in units {
@@ -54,7 +55,8 @@ impl Volume {
             return written.map(|()| Compacted::default());
         }
         let ids: Vec<SegmentId> = outputs.iter().map(|output| output.id).collect();
-        let result = self.switch(&inputs, outputs);
+        remover.wait();
+        let result = self.switch(&inputs, outputs, remover);
         // After a commit of unknown outcome they may be named.
         if result.is_err() && self.poison.get().is_none() {
             ids.iter().for_each(|&id| drop(self.storage.remove(&file_name(id))));
@@ -126,7 +128,7 @@ impl Volume {
             let contents = compacted::read(open, item, &self.facts)?;
             return Ok(contents.damaged.is_empty().then_some(contents.rows));
         }
-        let scanned = scan(open, Some(item.footer_offset))?;
+        let scanned = scan_directories(open, item.footer_offset)?;
         let mut rows = Vec::with_capacity(item.entries as usize);
         let mut last = item.previous_lsn.0;
         for meta in scanned.metas.iter().filter(|m| m.header.first_lsn <= item.last_lsn.0) {
@@ -240,6 +242,7 @@ impl Volume {
         if let Some((offset, bytes)) = output.builder.take_batch(&self.facts) {
             let written = output.file.write_at(&bytes, offset);
             written.map_err(|e| Error::io("write", &file_name(output.id), &e))?;
+            output.file.begin_writeback(offset, bytes.len() as u64);
             pace(bytes.len() as u64)?;
         }
         Ok(())
@@ -266,7 +269,7 @@ impl Volume {
     }
 
     /// One commit: the outputs are named, the inputs are not any more. Then the inputs' files go.
-    fn switch(&self, inputs: &[Arc<Sealed>], outputs: Vec<Output>) -> Result<Compacted> {
+    fn switch(&self, inputs: &[Arc<Sealed>], outputs: Vec<Output>, remover: &mut Remover) -> Result<Compacted> {
         self.storage.sync_folder().map_err(|e| Error::io("sync", "the volume's folder", &e))?;
         self.check_writable()?;
         let items: Vec<SegmentItem> = outputs.iter().map(|output| self.item(output)).collect::<Result<_>>()?;
@@ -289,7 +292,7 @@ impl Volume {
             .map(|item| Arc::new(Sealed::new(item, self.facts.clone(), self.faults.clone())))
             .collect();
         self.index.replace(&gone, &added);
-        gone.iter().for_each(|&id| drop(self.storage.remove(&file_name(SegmentId(id)))));
+        remover.remove(gone.iter().map(|&id| file_name(SegmentId(id))).collect());
         Ok(Compacted {
             segments_in: inputs.len(),
             segments_out: added.len(),

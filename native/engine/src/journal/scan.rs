@@ -12,12 +12,16 @@ use crate::units::{round_up, PAGE};
 
 /// Bytes read at a time.
 const WINDOW_BYTES: usize = 1 << 20;
+/// The same of who looks at directories only, in a file that is likely to be cached.
+const DIRECTORY_BYTES: usize = 16 << 10;
 
 /// A sliding window over a file, so that small reads in ascending order cost few calls.
 pub struct Window<'a> {
     file: &'a dyn File,
     buffer: Vec<u8>,
     begin: u64,
+    /// Bytes read at a time.
+    step: usize,
     /// Nothing behind it will be asked for.
     end: u64,
     /// What lies between the end of the file and this counts as zeros.
@@ -31,19 +35,19 @@ impl<'a> Window<'a> {
 
     /// One that reads nothing behind `end` unless it is asked to.
     pub fn until(file: &'a dyn File, end: u64) -> Window<'a> {
-        Window { file, buffer: Vec::new(), begin: 0, end, zeros_until: 0 }
+        Window { file, buffer: Vec::new(), begin: 0, step: WINDOW_BYTES, end, zeros_until: 0 }
     }
 
     /// One of a file that reads as if zeros lay behind it up to `end`.
-    fn padded(file: &'a dyn File, end: u64) -> Window<'a> {
-        Window { zeros_until: end, ..Window::until(file, end) }
+    fn padded(file: &'a dyn File, end: u64, step: usize) -> Window<'a> {
+        Window { zeros_until: end, step, ..Window::until(file, end) }
     }
 
     /// The bytes at `offset`; None where the file ends before.
     pub fn get(&mut self, offset: u64, bytes: usize) -> std::io::Result<Option<&[u8]>> {
         let inside = offset >= self.begin && offset + bytes as u64 <= self.begin + self.buffer.len() as u64;
         if !inside {
-            let ahead = self.end.saturating_sub(offset).min(WINDOW_BYTES as u64) as usize;
+            let ahead = self.end.saturating_sub(offset).min(self.step as u64) as usize;
             self.buffer.resize(bytes.max(ahead), 0);
             let got = self.file.read_at(&mut self.buffer, offset)?;
             self.buffer[got..].fill(0);
@@ -80,13 +84,22 @@ pub fn scan(segment: &OpenSegment, limit: Option<u64>) -> Result<Scan> {
     scan_range(segment, FIRST_BATCH, limit.unwrap_or(u64::MAX))
 }
 
+/// The same in small steps: most of a segment is payloads, and they are not looked at.
+pub fn scan_directories(segment: &OpenSegment, limit: u64) -> Result<Scan> {
+    scan_in_steps(segment, FIRST_BATCH, limit, DIRECTORY_BYTES)
+}
+
 /// Reads the batches that begin in `start..end`.
 pub fn scan_range(segment: &OpenSegment, start: u64, end: u64) -> Result<Scan> {
+    scan_in_steps(segment, start, end, WINDOW_BYTES)
+}
+
+fn scan_in_steps(segment: &OpenSegment, start: u64, end: u64, step: usize) -> Result<Scan> {
     let io = |e: std::io::Error| Error::io("read", &file_name(segment.id), &e);
     // A footer goes behind the page in which a torn tail ends. What that leaves out is zeros from then on, and has to count as such before, too: a
     // batch of which only zeros are missing is whole.
     let length = round_up(segment.file.len().map_err(io)?, PAGE).min(end);
-    let mut window = Window::padded(&*segment.file, length);
+    let mut window = Window::padded(&*segment.file, length, step);
     let mut scan = Scan::default();
     let mut echoes: BTreeMap<u64, Meta> = BTreeMap::new();
     let mut at = start;

@@ -144,6 +144,12 @@ impl File for DiskFile {
         Ok(self.0.metadata()?.len())
     }
 
+    fn begin_writeback(&self, offset: u64, bytes: u64) {
+        let fd = self.0.as_raw_fd();
+        // SAFETY: a call on a descriptor that we own. It may be refused.
+        unsafe { libc::sync_file_range(fd, offset as i64, bytes as i64, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+
     fn prefetch(&self, offset: u64, bytes: u64) {
         let fd = self.0.as_raw_fd();
         // SAFETY: advice on a descriptor that we own. It may be ignored.

@@ -63,6 +63,8 @@ pub trait File: Send + Sync {
     /// fdatasync: on return everything written before is durable. After an error nothing is known.
     fn sync(&self) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
+    /// Begins to write a stretch to the disk that a later sync will wait for. Nothing depends on it.
+    fn begin_writeback(&self, _offset: u64, _bytes: u64) {}
     /// Says that a stretch will be read soon.
     fn prefetch(&self, _offset: u64, _bytes: u64) {}
     /// Drops clean cached pages, so that the next read shows what the disk has.
