@@ -58,14 +58,14 @@ class Growth:
         self.ahead = 0
         self.fast = False
 
-    def grown_to(self, written: int, room: int | None) -> None:
-        now = time.monotonic()
+    def grown_to(self, written: int, room: int | None, now: float) -> None:
+        """`written`: so far; `room`: bytes before slow-down, None without a bound; `now`: seconds of a clock that is not set."""
         before, since = self._last or (written, now)
         self._last = (written, now)
-        self.ahead = written - before
-        if now - since > AHEAD_SECONDS_MAX:
-            self.ahead = int(self.ahead / (now - since) * AHEAD_SECONDS_MAX)
-        self.fast = room is not None and self.ahead / max(now - since, 1e-3) > room / FAST_SHARE
+        elapsed = max(now - since, 1e-3)
+        rate = (written - before) / elapsed
+        self.ahead = int(rate * min(elapsed, AHEAD_SECONDS_MAX))
+        self.fast = room is not None and rate > room / FAST_SHARE
 
 
 class Keeper:
@@ -118,7 +118,7 @@ class Keeper:
     def _space(self, told: Mapping[str, Any]) -> Space:
         looked, points = told["looked_at"]
         self._given = [given for given in self._given if not given.is_known(looked, points)]
-        self._growth.grown_to(int(told["foreground_bytes"]), told.get("soft"))
+        self._growth.grown_to(int(told["foreground_bytes"]), told.get("soft"), time.monotonic())
         expected = sum(given.expected for given in self._given)
         measured = history.space_of(told, 0, measured=not self._given)
         return replace(measured, expected=expected, ahead=self._growth.ahead)

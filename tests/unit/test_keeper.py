@@ -14,6 +14,7 @@ import pytest
 
 from cdp import marks
 from cdp.errors import CdpError, Io, NoSpace
+from cdp.keeper import Growth
 from cdp.store import LocalStore, Transient
 from cdp.volume import OpenVolume
 from cdp.when import Latest
@@ -168,3 +169,13 @@ def test_a_budget_that_is_set_too_late_is_kept_to_all_the_same(opened: OpenVolum
     with written_on(opened) as written:
         keep_until(opened, lambda: written() > SIZE)
     assert "history-shortened" in told(opened)
+
+
+def test_growth_is_foreseen_for_a_second_and_its_rate_does_not_depend_on_the_pace_of_rounds() -> None:
+    for seconds in (0.1, 1.0, 10.0):
+        growth = Growth()
+        growth.grown_to(0, 6400, 0.0)
+        growth.grown_to(int(200 * seconds), 6400, seconds)
+        assert (growth.ahead, growth.fast) == (int(200 * min(seconds, 1.0)), True)
+        growth.grown_to(int(250 * seconds), 6400, 2 * seconds)
+        assert not growth.fast

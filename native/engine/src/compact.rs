@@ -96,7 +96,7 @@ struct Kept {
 pub type Pace<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
 
 impl Volume {
-    /// One cycle: rewrites the segments that give back most, until `need` bytes are free; with 0, those that are at least half dead; with [`ALL`],
+    /// One cycle: rewrites the segments that give back most, until `need` bytes, and a part of all that is dead, are free; with 0, those that are at least half dead; with [`ALL`],
     /// all that may be rewritten, also where that frees nothing.
     ///
     /// One cycle runs at a time. It changes nothing that an instant shows.
