@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -198,7 +198,11 @@ class Table:
         current = self._catalog.get(entry.id)
         if current.deleted:
             raise NotFound(f"{entry.name} was deleted")
-        return OpenVolume(self._catalog.heal(current))
+        volume = OpenVolume(self._catalog.heal(current))
+        # A crash between a resize, or a rollback behind one, and the note of it.
+        with suppress(CdpError):
+            volume.renamed(self._catalog.note_size(current, volume.native.size))
+        return volume
 
     def _let_go(self, volume_id: str, count: Literal["sessions", "calls"]) -> None:
         with self._counts:

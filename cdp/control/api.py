@@ -35,6 +35,7 @@ from cdp.facts import (
     HealthFacts,
     InstantFacts,
     LogFacts,
+    ResizeFacts,
     RetentionFacts,
     RollbackFacts,
     ScratchFacts,
@@ -64,6 +65,10 @@ class NewVolume(_Body):
 
 class NewName(_Body):
     name: str
+
+
+class NewSize(_Body):
+    size: int
 
 
 class NewBookmark(_Body):
@@ -136,6 +141,10 @@ def _volume_routes(app: FastAPI, store: Store) -> None:
     @app.post(f"{PREFIX}/volumes/{{volume}}/rename")
     def _rename(volume: str, body: NewName) -> VolumeFacts:
         return store.rename(volume, body.name)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/resize")
+    def _resize(volume: str, body: NewSize) -> ResizeFacts:
+        return store.resize(volume, body.size)
 
     @app.post(f"{PREFIX}/volumes/{{volume}}/undelete")
     def _undelete(volume: str) -> VolumeFacts:

@@ -113,7 +113,7 @@ class Gatherer:
     ) -> VolumeFigures:
         known = entry if isinstance(entry, Entry) else None
         opened, failed = None, known is None or self._table.failure(volume_id) is not None
-        size = None if known is None else known.description.size
+        size = None if known is None else known.description.shown_size
         try:
             with self._table.borrowed(volume_id) as volume:
                 if volume is not None:
