@@ -35,9 +35,13 @@ from cdp.errors import CdpError, Invalid
 from cdp.exports import StoreExports
 from cdp.facts import HealthFacts
 from cdp.keeping import keep_volumes
+from cdp.metrics.families import DaemonCollector
+from cdp.metrics.figures import Gatherer
+from cdp.metrics.page import PATH as METRICS_PATH
+from cdp.metrics.page import metrics_app
 from cdp.nbd import server as nbd_server
 from cdp.scratch import ScratchViews
-from cdp.sockets import Address, UnixAddress, listen_tcp, listen_unix
+from cdp.sockets import Address, TcpAddress, UnixAddress, listen_tcp, listen_unix
 from cdp.store import LocalStore
 from cdp.table import Table
 
@@ -53,12 +57,14 @@ GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `cdp serve` was told. `listen` empty: STORE/nbd.sock. `ready_fd`: where to write `ready`, else standard output."""
+    """What `cdp serve` was told. `listen` empty: STORE/nbd.sock. `ready_fd`: where to write `ready`, else standard output.
+    `metrics`: where to serve GET /metrics besides the control socket."""
 
     store: Path
     listen: tuple[Address, ...] = ()
     insecure_tcp: bool = False
     ready_fd: int | None = None
+    metrics: TcpAddress | None = None
 
 
 def run(settings: Settings) -> None:
@@ -74,8 +80,9 @@ def run(settings: Settings) -> None:
         catalog.sweep_scratch()
         nbd_listeners = _listen(settings, stack)
         control_listener = _listen_control(settings.store, stack)
+        metrics_listeners = _listen_metrics(settings, stack)
         _hold_room(lock)
-        errors = trio.run(_Daemon(settings, catalog, nbd_listeners, control_listener).main)
+        errors = trio.run(_Daemon(settings, catalog, nbd_listeners, control_listener, metrics_listeners).main)
         for error in errors:
             log.error("%s", error)
         if errors:
@@ -84,7 +91,12 @@ def run(settings: Settings) -> None:
 
 class _Daemon:
     def __init__(
-        self, settings: Settings, catalog: Catalog, listeners: list[socket.socket], control: socket.socket
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        listeners: list[socket.socket],
+        control: socket.socket,
+        metrics: list[socket.socket],
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -96,18 +108,22 @@ class _Daemon:
         self._listening = tuple(sockets.uri(listener) for listener in listeners)
         self._listeners = listeners
         self._control = control
+        self._metrics = metrics
         self._started = time.time_ns()
+        self._collector = DaemonCollector(Gatherer(catalog, self._table, self._native, self._started).gather)
 
     async def main(self) -> list[CdpError]:
         """The daemon's life; what closing the volumes met."""
         stopping = threading.Event()
-        app = control_app(self._store, self._health, stopping)
+        app = control_app(self._store, self._health, stopping, self._collector)
         stop_control = trio.Event()
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
-                await nursery.start(_serve_control, app, self._control, stop_control)
+                await nursery.start(_serve_http, app, [self._control], stop_control)
+                if self._metrics:
+                    await nursery.start(_serve_http, metrics_app(self._collector), self._metrics, stop_control)
                 keeping = trio.CancelScope()
                 nursery.start_soon(self._keep, keeping)
                 self._announce()
@@ -142,6 +158,8 @@ class _Daemon:
         with suppress(BrokenPipeError):
             for uri in self._listening:
                 print(f"listening {uri}")
+            for listener in self._metrics:
+                print(f"metrics {sockets.http_url(listener)}{METRICS_PATH}")
             print("ready", flush=True)
 
     def _health(self) -> HealthFacts:
@@ -159,15 +177,15 @@ class _Daemon:
         )
 
 
-async def _serve_control(
+async def _serve_http(
     app: FastAPI,
-    listener: socket.socket,
+    listeners: list[socket.socket],
     stop: trio.Event,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     settings = Config()
-    # Hypercorn takes a descriptor of its own: ours is closed with the others.
-    settings.bind = [f"fd://{os.dup(listener.fileno())}"]
+    # Hypercorn takes descriptors of its own: ours are closed with the others.
+    settings.bind = [f"fd://{os.dup(listener.fileno())}" for listener in listeners]
     settings.graceful_timeout = GRACE_SECONDS
     settings.loglevel = "WARNING"
     await serve_http(app, settings, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
@@ -230,6 +248,12 @@ def _listen(settings: Settings, stack: ExitStack) -> list[socket.socket]:
 
 def _listen_control(store: Path, stack: ExitStack) -> socket.socket:
     return stack.enter_context(_unix_listener(config.control_socket(store)))
+
+
+def _listen_metrics(settings: Settings, stack: ExitStack) -> list[socket.socket]:
+    if settings.metrics is None:
+        return []
+    return [stack.enter_context(listener) for listener in listen_tcp(settings.metrics, insecure=settings.insecure_tcp)]
 
 
 @contextmanager

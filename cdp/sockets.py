@@ -50,6 +50,14 @@ def parse_address(text: str) -> Address:
     raise Invalid(f"{text[:200]!r} is no address to listen on: unix:PATH or tcp:HOST:PORT")
 
 
+def parse_tcp(text: str) -> TcpAddress:
+    """`tcp:HOST:PORT`. Invalid if it is not."""
+    address = parse_address(text)
+    if isinstance(address, UnixAddress):
+        raise Invalid(f"{text[:200]!r} is no TCP address: tcp:HOST:PORT")
+    return address
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine only. A name counts only if it is `localhost`: others may resolve to anything."""
     if host == "localhost":
@@ -143,6 +151,12 @@ def uri(listener: socket.socket) -> str:
         return f"nbd+unix:///?socket={listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     return f"nbd://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"nbd://{host}:{port}"
+
+
+def http_url(listener: socket.socket) -> str:
+    """The URL of a listening TCP socket that speaks HTTP, without a path."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
 def _listen(family: int, where: tuple[object, ...]) -> socket.socket:

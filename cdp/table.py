@@ -33,6 +33,8 @@ class _Slot:
     sessions: int = 0
     calls: int = 0
     retiring: bool = False
+    failure: str | None = None
+    """Why it could not be opened when it was last asked for."""
 
 
 class Table:
@@ -111,6 +113,12 @@ class Table:
             slot = self._slots.get(entry.id)
             return (False, 0) if slot is None else (slot.volume is not None, slot.sessions)
 
+    def failure(self, volume_id: str) -> str | None:
+        """Why the volume could not be opened when it was last asked for; None: it could, or nobody asked."""
+        with self._counts:
+            slot = self._slots.get(volume_id)
+            return None if slot is None else slot.failure
+
     def open_count(self) -> int:
         """How many volumes are open."""
         with self._counts:
@@ -157,11 +165,20 @@ class Table:
         try:
             with slot.opening:
                 if slot.volume is None:
-                    slot.volume = self._open(entry)
+                    slot.volume = self._opened(slot, entry)
                 return slot.volume
         except BaseException:
             self._let_go(entry.id, count)
             raise
+
+    def _opened(self, slot: _Slot, entry: Entry) -> OpenVolume:
+        try:
+            volume = self._open(entry)
+        except CdpError as error:
+            slot.failure = None if isinstance(error, NotFound) else str(error)
+            raise
+        slot.failure = None
+        return volume
 
     def _open(self, entry: Entry) -> OpenVolume:
         # The entry may be older than a deletion by another process: the catalog says what counts.

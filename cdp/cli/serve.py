@@ -24,6 +24,14 @@ def serve(
         bool,
         typer.Option("--insecure-tcp", help="Serve on addresses that other machines reach. Nothing keeps them out."),
     ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tcp:HOST:PORT",
+            help="Also serve GET /metrics for Prometheus here. STORE/control.sock always does.",
+            show_default=False,
+        ),
+    ] = None,
     ready_fd: Annotated[
         int | None,
         typer.Option(
@@ -41,10 +49,11 @@ def serve(
     Prints a line `listening URI` for each address and then a line `ready`. Commands reach the daemon by STORE/control.sock.
     An export is a volume's NAME, or NAME@WHEN: the volume as it was, read-only.
     """
-    from cdp.sockets import parse_address  # noqa: PLC0415
+    from cdp.sockets import parse_address, parse_tcp  # noqa: PLC0415
 
     addresses = tuple(parse_address(text) for text in listen or ())
+    scraped = None if metrics is None else parse_tcp(metrics)
     from cdp import daemon  # noqa: PLC0415 (trio, the native module and the web framework: nobody else needs them)
 
     daemon.set_up_logging(verbose=verbose)
-    daemon.run(daemon.Settings(store_folder(context, store), addresses, insecure_tcp, ready_fd))
+    daemon.run(daemon.Settings(store_folder(context, store), addresses, insecure_tcp, ready_fd, scraped))

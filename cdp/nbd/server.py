@@ -272,6 +272,7 @@ def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, to
             extended=enter.extended,
             contexts=connection.meanings(enter),
             on_end=_releaser(export, token),
+            account=export.account,
         )
 
     try:
