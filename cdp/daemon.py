@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from cdp.facts import HealthFacts
 from cdp.keeping import keep_volumes
 from cdp.nbd import server as nbd_server
 from cdp.scratch import ScratchViews
+from cdp.security import Tls, TlsSecurity, TlsSettings
 from cdp.sockets import Address, UnixAddress, listen_tcp, listen_unix
 from cdp.store import LocalStore
 from cdp.table import Table
@@ -59,12 +60,14 @@ class Settings:
     listen: tuple[Address, ...] = ()
     insecure_tcp: bool = False
     ready_fd: int | None = None
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
 
 def run(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Busy if the store has a daemon already; Invalid or Io if a socket cannot be had."""
     if settings.ready_fd is not None and not _is_open(settings.ready_fd):
         raise Invalid(f"there is no open descriptor {settings.ready_fd} to write `ready` to")
+    settings.tls.check()
     _allow_descriptors()
     catalog = Catalog(settings.store)
     catalog.ensure_store()
@@ -93,7 +96,9 @@ class _Daemon:
         self._scratch = ScratchViews(catalog, self._table.writers)
         self._store = LocalStore(settings.store, self._table, self._scratch)
         self._exports = StoreExports(catalog, self._table, self._scratch)
-        self._listening = tuple(sockets.uri(listener) for listener in listeners)
+        tls = settings.tls
+        self._security = None if tls.mode is Tls.OFF else TlsSecurity(tls, self._exports)
+        self._listening = tuple(sockets.uri(listener, tls=tls.mode is Tls.REQUIRE) for listener in listeners)
         self._listeners = listeners
         self._control = control
         self._started = time.time_ns()
@@ -127,7 +132,9 @@ class _Daemon:
     ) -> None:
         accepting = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in self._listeners]
         with scope:
-            await nbd_server.serve(accepting, self._exports, self._native, task_status=task_status)
+            await nbd_server.serve(
+                accepting, self._exports, self._native, security=self._security, task_status=task_status
+            )
 
     async def _keep(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -222,9 +229,8 @@ def _listen(settings: Settings, stack: ExitStack) -> list[socket.socket]:
             path = Path(os.path.abspath(address.path))
             listeners.append(stack.enter_context(_unix_listener(path)))
         else:
-            listeners += [
-                stack.enter_context(listener) for listener in listen_tcp(address, insecure=settings.insecure_tcp)
-            ]
+            guarded = settings.insecure_tcp or settings.tls.keeps_strangers_out
+            listeners += [stack.enter_context(listener) for listener in listen_tcp(address, insecure=guarded)]
     return listeners
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,34 @@ def serve(
         bool,
         typer.Option("--insecure-tcp", help="Serve on addresses that other machines reach. Nothing keeps them out."),
     ] = False,
+    tls: Annotated[
+        str,
+        typer.Option(
+            metavar="off|on|require",
+            help="TLS: none, for clients that start it, or for every client on TCP.",
+        ),
+    ] = "off",
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The server's certificate, PEM, with those between it and its authority."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM, without a passphrase.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Authorities, PEM: who starts TLS must have a certificate of one of them.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_access: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rules, TOML: which certificate may open what. Without, each opens everything.",
+            show_default=False,
+        ),
+    ] = None,
     ready_fd: Annotated[
         int | None,
         typer.Option(
@@ -45,6 +74,8 @@ def serve(
 
     addresses = tuple(parse_address(text) for text in listen or ())
     from cdp import daemon  # noqa: PLC0415 (trio, the native module and the web framework: nobody else needs them)
+    from cdp.security import TlsSettings, tls_mode  # noqa: PLC0415
 
     daemon.set_up_logging(verbose=verbose)
-    daemon.run(daemon.Settings(store_folder(context, store), addresses, insecure_tcp, ready_fd))
+    secure = TlsSettings(tls_mode(tls), tls_cert, tls_key, tls_client_ca, tls_access)
+    daemon.run(daemon.Settings(store_folder(context, store), addresses, insecure_tcp, ready_fd, secure))

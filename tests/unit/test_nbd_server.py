@@ -112,6 +112,7 @@ class Session:
     extended: bool
     contexts: list[tuple[int, str]]
     on_end: Callable[[int, str], None]
+    tls: object = None
 
 
 @dataclass
