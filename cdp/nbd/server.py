@@ -27,7 +27,7 @@ from cdp.nbd.exports import Export, Exports
 from cdp.nbd.handshake import Handshake
 from cdp.nbd.offer import Facts
 from cdp.nbd.states import End, Enter, Limits, ListExports, NeedBytes, OpenExport, StartTls, TlsOffer
-from cdp.nbd.tls import Plain, Secure, Security
+from cdp.nbd.tls import Plain, Secure, Security, TurnedAway
 
 if TYPE_CHECKING:
     from cdp import _native
@@ -92,10 +92,6 @@ async def serve(
         task_status.started(list(listeners))
 
 
-class _TurnedAway(Exception):
-    """The client is refused for good; says why."""
-
-
 class _Connection:
     """One accepted connection, up to the end of its handshake."""
 
@@ -104,6 +100,7 @@ class _Connection:
         self.pipe = Plain(stream)
         self.who = _address(stream)
         self._security = security
+        self._told = False
         self.scope = trio.CancelScope()
         self.waits_for_client = True
         self._exports = exports
@@ -126,9 +123,10 @@ class _Connection:
                     reason = outcome.reason
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             reason = "the client vanished"
-        except _TurnedAway as refusal:
+        except TurnedAway as refusal:
             reason = "it was turned away"
             log.warning("turned %s away: %s", self.who, refusal)
+            await self.pipe.last_words()
         except Exception:
             log.exception("a handshake failed")
             reason = "internal error"
@@ -157,33 +155,24 @@ class _Connection:
         machine = Handshake(self._limits, self._security.offer(local=local) if self._security else TlsOffer.NONE)
         while True:
             event = machine.next_event()
+            if machine.lacked_tls and not self._told:
+                self._told = True
+                log.warning("refused %s, which does not start TLS: it is required here", self.who)
             if out := machine.output():
                 await self.pipe.send_all(out)
             match event:
                 case NeedBytes():
-                    machine.receive(await self._receive(machine))
+                    machine.receive(await self.pipe.receive_some())
                 case ListExports() | OpenExport():
                     await self._answer(machine, event)
                 case StartTls():
                     await self._start_tls(event.leftover)
                     machine.secured()
-                case End() if machine.lacked_tls and not self.pipe.tls:
-                    raise _TurnedAway(f"it did not start TLS, which is required here ({event.reason})")
-                case Enter() | End():
-                    if isinstance(event, End):
-                        await self.pipe.finish()
+                case End():
+                    await self.pipe.finish()
                     return event
-
-    async def _receive(self, machine: Handshake) -> bytes:
-        try:
-            return await self.pipe.receive_some()
-        except errors.CdpError as error:
-            raise _TurnedAway(str(error)) from error
-        except trio.BrokenResourceError as error:
-            # That is how some clients take a refusal.
-            if machine.lacked_tls and not self.pipe.tls:
-                raise _TurnedAway("it did not start TLS, which is required here") from error
-            raise
+                case Enter():
+                    return event
 
     async def _start_tls(self, leftover: bytes) -> None:
         """From here on the connection is another: what was opened before is forgotten, and the certificate says who the client is."""
@@ -192,12 +181,12 @@ class _Connection:
         self._since.clear()
         try:
             tls = await self._security.connection()
-            secure = Secure(self.stream, tls)
+            self.pipe = secure = Secure(self.stream, tls)
             await secure.shake_hands(leftover)
             peer = await self._security.peer(tls)
         except errors.CdpError as error:
-            raise _TurnedAway(str(error)) from error
-        self.pipe, self._exports = secure, peer.exports
+            raise TurnedAway(str(error)) from error
+        self._exports = peer.exports
         self.who = f"{self.who} ({peer.name})"
         log.info("%s speaks TLS: %s", self.who, tls.agreed)
 

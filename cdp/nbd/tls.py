@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from cdp.errors import CdpError, Invalid
+from cdp.errors import CdpError
 from cdp.nbd.exports import Exports
 from cdp.nbd.states import TlsOffer
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 RECEIVE_BYTES = 64 << 10
 ALERT_SECONDS = 1.0
 """For telling a client why it is refused."""
+
+
+class TurnedAway(Exception):
+    """The client is refused for good; says why."""
 
 
 class Peer(Protocol):
@@ -61,11 +65,14 @@ class Plain:
         await self.stream.send_all(data)
 
     async def receive_some(self) -> bytes:
-        """b"" when the client sends no more."""
+        """b"" when the client sends no more. TurnedAway if it is refused."""
         return bytes(await self.stream.receive_some(RECEIVE_BYTES))
 
     async def finish(self) -> None:
         """Says that no more will be sent, where there is a way to say it."""
+
+    async def last_words(self) -> None:
+        """After TurnedAway: tells the client why, where there is a way to say it."""
 
 
 class Secure(Plain):
@@ -77,7 +84,7 @@ class Secure(Plain):
         self._plain = b""
 
     async def shake_hands(self, leftover: bytes) -> None:
-        """The TLS handshake. `leftover`: what was received of it already. Invalid with what is wrong."""
+        """The TLS handshake. `leftover`: what was received of it already. TurnedAway with what is wrong."""
         data = leftover
         while True:
             if data:
@@ -86,7 +93,7 @@ class Secure(Plain):
                 return
             data = await self.stream.receive_some(RECEIVE_BYTES)
             if not data:
-                raise Invalid("the client hung up during the TLS handshake")
+                raise TurnedAway("it hung up during the TLS handshake")
 
     async def send_all(self, data: bytes) -> None:
         self.tls.send(data)
@@ -105,19 +112,21 @@ class Secure(Plain):
         self.tls.close()
         await self._send_output()
 
+    async def last_words(self) -> None:
+        # A client that is gone, or reads nothing, learns nothing.
+        with trio.move_on_after(ALERT_SECONDS), suppress(trio.BrokenResourceError):
+            await self._send_output()
+
     async def _take(self, data: bytes) -> None:
-        """Decrypts, and sends what the protocol itself has to say."""
+        """Decrypts, and sends what the protocol itself has to say. TurnedAway if the client breaks it, or is refused."""
         try:
             if self.tls.handshaking:
                 # Signing and checking certificates takes a millisecond or more: not in the event loop.
                 self._plain += await trio.to_thread.run_sync(self.tls.receive, data)
             else:
                 self._plain += self.tls.receive(data)
-        except CdpError:
-            # A client that is gone, or reads nothing, learns nothing.
-            with trio.move_on_after(ALERT_SECONDS), suppress(trio.BrokenResourceError):
-                await self._send_output()
-            raise
+        except CdpError as error:
+            raise TurnedAway(str(error)) from error
         await self._send_output()
 
     async def _send_output(self) -> None:

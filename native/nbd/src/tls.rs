@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+use rustls::CertificateError;
 
 use credentials::Credentials;
 
@@ -177,7 +178,7 @@ impl Tls {
                 }
                 Ok(ConnectionState::BlockedHandshake) => Ok(false),
                 Ok(other) => Err(TlsError(format!("{other:?} is not expected"))),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(explained(&error)),
             };
             start += discard;
             match step {
@@ -223,6 +224,24 @@ impl Tls {
             }
         }
     }
+}
+
+/// In the words of who reads the server's log.
+fn explained(error: &rustls::Error) -> TlsError {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext, UnknownIssuer};
+    let why = match error {
+        rustls::Error::NoCertificatesPresented => "it sent no certificate of an authority that is trusted here",
+        rustls::Error::InvalidCertificate(UnknownIssuer) => "no authority that is trusted here issued its certificate",
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "its certificate has expired",
+        rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+            "its certificate is not valid yet"
+        }
+        rustls::Error::InvalidCertificate(_) => "its certificate is not valid",
+        rustls::Error::AlertReceived(_) => "it refuses the connection",
+        rustls::Error::PeerIncompatible(_) => "it can do nothing that is safe enough",
+        _ => "it does not speak TLS as it should",
+    };
+    TlsError(format!("{why} ({error})"))
 }
 
 fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>) -> Result<(), TlsError> {

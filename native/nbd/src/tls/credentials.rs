@@ -22,7 +22,8 @@ impl Credentials {
         let provider = Arc::new(default_provider());
         let chain = certificates_in(certificates, "the certificate")?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("the key", &error))?;
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(pem) => {

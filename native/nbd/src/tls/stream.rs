@@ -99,13 +99,7 @@ impl Tls {
     }
 
     /// Receives until there is a plain byte; `Bytes` says only that there is.
-    fn fill(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        raw: &mut Vec<u8>,
-        sink: &mut impl Sink,
-        mut wait: bool,
-    ) -> io::Result<Got> {
+    fn fill(&mut self, fd: BorrowedFd<'_>, raw: &mut Vec<u8>, sink: &mut impl Sink, mut wait: bool) -> io::Result<Got> {
         let room = sink.room();
         loop {
             match got(sys::receive_more(fd, raw, RAW_MAX, wait))? {
