@@ -49,7 +49,7 @@ class Volume:
     def read_only(self) -> bool: ...
     def status(self) -> dict[str, int | str | bool | None]:
         """size, created, epoch, clock_epoch, oldest_lsn, oldest_stamp, latest_lsn, latest_stamp, durable_lsn, segments, journal_bytes (on disk, all files),
-        poisoned (reason or None), read_only, clean (stopped cleanly before this opening), cached_extents, cached_bytes."""
+        poisoned (reason or None), ring_bytes, ring_bytes_max, ring_requests, ring_requests_max (what waits to be appended, and its bounds), read_only, clean (stopped cleanly before this opening), cached_extents, cached_bytes."""
 
     def latest(self) -> Instant: ...
     def oldest(self) -> Instant: ...
@@ -198,16 +198,26 @@ class Server:
         extended: bool,
         contexts: Sequence[tuple[int, str | View]],
         on_end: Callable[[int, str], None] | None = None,
+        account: str = "",
         tls: TlsConnection | None = None,
     ) -> int:
         """Takes over a connected socket (the caller gives the descriptor away) after the reply to NBD_OPT_GO or EXPORT_NAME; `leftover`: bytes already read past the handshake.
-        `tls`: spoken over it from here on; its handshake is done and its output sent, `leftover` is decrypted. `contexts`: (id, `base:allocation`), or (id, a view) for what changed since that instant. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. Returns the session's number."""
+        `contexts`: (id, `base:allocation`), or (id, a view) for what changed since that instant. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. `account`: under what its requests are counted.
+        `tls`: spoken over the socket from here on; its handshake is done and its output sent, and `leftover` is decrypted. Returns the session's number."""
 
     def sessions(self) -> list[dict[str, int | str | bool]]:
         """id, requests, bytes_in, bytes_out, errors, pending_bytes a live session."""
 
     def totals(self) -> dict[str, int]:
         """sessions (ever), live, requests, bytes_in, bytes_out, errors, memory_bytes in use."""
+
+    def accounts(self) -> dict[str, dict[str, Any]]:
+        """By account: sessions (live), errors, and commands: name → (requests, bytes of the volume that they were about, sum of their latencies in nanoseconds, answered requests by latency
+        bucket). A latency runs from the last byte of the request to the handing over of its reply to the socket."""
+
+    @staticmethod
+    def latency_bounds() -> list[int]:
+        """Upper bounds of the buckets but the last, in nanoseconds."""
 
     def disconnect(self, session: int) -> None:
         """Ends a session: its admitted writes are finished, nothing more is read. Returns when it has ended. Unknown: no error."""

@@ -14,7 +14,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,17 +29,23 @@ from hypercorn.trio import serve as serve_http
 
 from cdp import __version__, _native, config, files, sockets
 from cdp.catalog import Catalog
+from cdp.configuration import Configuration
 from cdp.control.api import control_app
 from cdp.errors import CdpError, Invalid
 from cdp.exports import StoreExports
 from cdp.facts import HealthFacts
 from cdp.keeping import keep_volumes
+from cdp.metrics.families import DaemonCollector
+from cdp.metrics.figures import Gatherer
+from cdp.metrics.page import PATH as METRICS_PATH
+from cdp.metrics.page import metrics_app
 from cdp.nbd import server as nbd_server
 from cdp.scratch import ScratchViews
-from cdp.security import Tls, TlsSecurity, TlsSettings
-from cdp.sockets import Address, UnixAddress, listen_tcp, listen_unix
+from cdp.security import TlsSecurity
+from cdp.sockets import SocketTerms, UnixAddress, listen_tcp, listen_unix
 from cdp.store import LocalStore
 from cdp.table import Table
+from cdp.tls import Tls
 
 log = logging.getLogger("cdp.daemon")
 
@@ -48,26 +53,21 @@ START_BYTES = 1 << 20
 """Room that `daemon.lock` holds. Where the disk is full, some file systems (XFS, btrfs) make no socket, and a daemon that cannot start could not even
 be told to drop history or to delete a volume."""
 
-GRACE_SECONDS = 5.0
-"""How long sessions may take to have their admitted requests answered, and control calls to end, when the daemon stops."""
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `cdp serve` was told. `listen` empty: STORE/nbd.sock. `ready_fd`: where to write `ready`, else standard output."""
+    """What `cdp serve` was told. `ready_fd`: where to write `ready`, besides standard output."""
 
     store: Path
-    listen: tuple[Address, ...] = ()
-    insecure_tcp: bool = False
+    configuration: Configuration = field(default_factory=Configuration)
     ready_fd: int | None = None
-    tls: TlsSettings = field(default_factory=TlsSettings)
 
 
 def run(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Busy if the store has a daemon already; Invalid or Io if a socket cannot be had."""
     if settings.ready_fd is not None and not _is_open(settings.ready_fd):
         raise Invalid(f"there is no open descriptor {settings.ready_fd} to write `ready` to")
-    settings.tls.check()
+    settings.configuration.tls.check()
     _allow_descriptors()
     catalog = Catalog(settings.store)
     catalog.ensure_store()
@@ -76,9 +76,10 @@ def run(settings: Settings) -> None:
         catalog.sweep()
         catalog.sweep_scratch()
         nbd_listeners = _listen(settings, stack)
-        control_listener = _listen_control(settings.store, stack)
+        control_listener = _listen_control(settings, stack)
+        metrics_listeners = _listen_metrics(settings, stack)
         _hold_room(lock)
-        errors = trio.run(_Daemon(settings, catalog, nbd_listeners, control_listener).main)
+        errors = trio.run(_Daemon(settings, catalog, nbd_listeners, control_listener, metrics_listeners).main)
         for error in errors:
             log.error("%s", error)
         if errors:
@@ -87,32 +88,45 @@ def run(settings: Settings) -> None:
 
 class _Daemon:
     def __init__(
-        self, settings: Settings, catalog: Catalog, listeners: list[socket.socket], control: socket.socket
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        listeners: list[socket.socket],
+        control: socket.socket,
+        metrics: list[socket.socket],
     ) -> None:
         self._settings = settings
         self._catalog = catalog
-        self._native = _native.Server()
+        limits = settings.configuration.limits
+        self._native = _native.Server(
+            sessions_max=limits.sessions, memory_bytes=limits.memory_bytes, stall_seconds=limits.stall_seconds
+        )
+        self._grace_seconds = limits.stop_seconds
         self._table = Table(catalog, self._native.disconnect)
         self._scratch = ScratchViews(catalog, self._table.writers)
-        self._store = LocalStore(settings.store, self._table, self._scratch)
+        self._store = LocalStore(settings.store, self._table, self._scratch, settings.configuration.retention)
         self._exports = StoreExports(catalog, self._table, self._scratch)
-        tls = settings.tls
+        tls = settings.configuration.tls
         self._security = None if tls.mode is Tls.OFF else TlsSecurity(tls, self._exports)
         self._listening = tuple(sockets.uri(listener, tls=tls.mode is Tls.REQUIRE) for listener in listeners)
         self._listeners = listeners
         self._control = control
+        self._metrics = metrics
         self._started = time.time_ns()
+        self._collector = DaemonCollector(Gatherer(catalog, self._table, self._native, self._started).gather)
 
     async def main(self) -> list[CdpError]:
         """The daemon's life; what closing the volumes met."""
         stopping = threading.Event()
-        app = control_app(self._store, self._health, stopping)
+        app = control_app(self._store, self._health, stopping, self._collector)
         stop_control = trio.Event()
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
-                await nursery.start(_serve_control, app, self._control, stop_control)
+                await nursery.start(self._serve_http, app, [self._control], stop_control)
+                if self._metrics:
+                    await nursery.start(self._serve_http, metrics_app(self._collector), self._metrics, stop_control)
                 keeping = trio.CancelScope()
                 nursery.start_soon(self._keep, keeping)
                 self._announce()
@@ -123,7 +137,7 @@ class _Daemon:
                 keeping.cancel()
                 stopping.set()
                 stop_control.set()
-                await trio.to_thread.run_sync(partial(self._native.stop, GRACE_SECONDS))
+                await trio.to_thread.run_sync(partial(self._native.stop, self._grace_seconds))
             await trio.to_thread.run_sync(self._scratch.close)
             return await trio.to_thread.run_sync(self._table.close)
 
@@ -140,6 +154,20 @@ class _Daemon:
         with scope:
             await keep_volumes(self._catalog, self._table)
 
+    async def _serve_http(
+        self,
+        app: FastAPI,
+        listeners: list[socket.socket],
+        stop: trio.Event,
+        task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        settings = Config()
+        # Hypercorn takes descriptors of its own: ours are closed with the others.
+        settings.bind = [f"fd://{os.dup(listener.fileno())}" for listener in listeners]
+        settings.graceful_timeout = self._grace_seconds
+        settings.loglevel = "WARNING"
+        await serve_http(app, settings, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
+
     def _announce(self) -> None:
         if self._settings.ready_fd is not None:
             # Nobody may be waiting any more: that is no reason not to serve.
@@ -149,6 +177,8 @@ class _Daemon:
         with suppress(BrokenPipeError):
             for uri in self._listening:
                 print(f"listening {uri}")
+            for listener in self._metrics:
+                print(f"metrics {sockets.http_url(listener)}{METRICS_PATH}")
             print("ready", flush=True)
 
     def _health(self) -> HealthFacts:
@@ -164,20 +194,6 @@ class _Daemon:
             requests=totals["requests"],
             errors=totals["errors"],
         )
-
-
-async def _serve_control(
-    app: FastAPI,
-    listener: socket.socket,
-    stop: trio.Event,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    settings = Config()
-    # Hypercorn takes a descriptor of its own: ours is closed with the others.
-    settings.bind = [f"fd://{os.dup(listener.fileno())}"]
-    settings.graceful_timeout = GRACE_SECONDS
-    settings.loglevel = "WARNING"
-    await serve_http(app, settings, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
 
 
 def _is_open(descriptor: int) -> bool:
@@ -224,34 +240,34 @@ def _hold_room(lock: int) -> None:
 
 def _listen(settings: Settings, stack: ExitStack) -> list[socket.socket]:
     listeners: list[socket.socket] = []
-    for address in settings.listen or (UnixAddress(config.nbd_socket(settings.store)),):
+    wanted = settings.configuration
+    for address in wanted.listen or (UnixAddress(config.nbd_socket(settings.store)),):
         if isinstance(address, UnixAddress):
             path = Path(os.path.abspath(address.path))
-            listeners.append(stack.enter_context(_unix_listener(path)))
+            listeners.append(stack.enter_context(_unix_listener(path, wanted.nbd_socket)))
         else:
-            guarded = settings.insecure_tcp or settings.tls.keeps_strangers_out
+            guarded = wanted.insecure_tcp or wanted.tls.keeps_strangers_out
             listeners += [stack.enter_context(listener) for listener in listen_tcp(address, insecure=guarded)]
     return listeners
 
 
-def _listen_control(store: Path, stack: ExitStack) -> socket.socket:
-    return stack.enter_context(_unix_listener(config.control_socket(store)))
+def _listen_control(settings: Settings, stack: ExitStack) -> socket.socket:
+    path = config.control_socket(settings.store)
+    return stack.enter_context(_unix_listener(path, settings.configuration.control_socket))
+
+
+def _listen_metrics(settings: Settings, stack: ExitStack) -> list[socket.socket]:
+    wanted = settings.configuration
+    if wanted.metrics is None:
+        return []
+    return [stack.enter_context(listener) for listener in listen_tcp(wanted.metrics, insecure=wanted.insecure_tcp)]
 
 
 @contextmanager
-def _unix_listener(path: Path) -> Iterator[socket.socket]:
-    with listen_unix(path) as listener:
+def _unix_listener(path: Path, terms: SocketTerms) -> Iterator[socket.socket]:
+    with listen_unix(path, terms) as listener:
         try:
             yield listener
         finally:
             with suppress(OSError):
                 path.unlink()
-
-
-def set_up_logging(*, verbose: bool) -> None:
-    """The daemon's own words go to standard error, one line each."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-    )

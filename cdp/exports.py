@@ -21,6 +21,7 @@ from cdp.catalog import Catalog, Entry
 from cdp.changes import parse_point
 from cdp.description import SECTOR
 from cdp.errors import CdpError, Denied, Invalid, NotFound
+from cdp.metrics.figures import account_name
 from cdp.names import check_name
 from cdp.scratch import Scratch, ScratchViews
 from cdp.table import Table
@@ -120,10 +121,12 @@ class OpenExport:
         if pin is None:
             self.name = entry.name
             self.description: str | None = describe(entry.id)
+            self.account = account_name(entry.id, "live")
         else:
             lsn, stamp = pin[1].lsn, pin[1].stamp
             self.name = f"{entry.name}@lsn:{lsn}"
             self.description = describe(entry.id, f" at lsn:{lsn}, {rfc3339(stamp)}")
+            self.account = account_name(entry.id, "instant")
 
     @property
     def read_only(self) -> bool:
@@ -204,6 +207,7 @@ class ScratchExport(OpenExport):
         called = f"={scratch.scratch_id}" if scratch.scratch_id else ""
         self.name = f"{entry.name}@lsn:{scratch.lsn}+scratch{called}"
         self.description = describe(entry.id, f" at lsn:{scratch.lsn}, {rfc3339(scratch.stamp)}, thrown away")
+        self.account = account_name(entry.id, "scratch")
 
     def enter(self, attach: Callable[[], int]) -> int:
         session = super().enter(attach)

@@ -89,6 +89,15 @@ class Keeper:
         """A step was taken and not measured yet, or much is written: the next round should come soon."""
         return bool(self._given) or self._growth.fast
 
+    @property
+    def shortened(self) -> bool:
+        """History was given up for space, and does not reach back as promised again."""
+        return self._shortened
+
+    @property
+    def minimum_broken(self) -> bool:
+        return self._minimum_broken
+
     def round(self, policy: Policy, now: int, *, force: bool = False) -> Plan | None:
         """Does what is due at the stamp `now`. What that was; None: nothing."""
         native = self._volume.native

@@ -10,7 +10,6 @@ Invariants:
 
 from __future__ import annotations
 
-import enum
 import logging
 import threading
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cdp import _native, access, files
 from cdp.access import EVERYTHING, Grants, Rules
 from cdp.errors import CdpError, Invalid
 from cdp.nbd.states import TlsOffer
+from cdp.tls import Tls, TlsSettings
 
 if TYPE_CHECKING:
     from cdp.exports import StoreExports
@@ -32,48 +32,6 @@ log = logging.getLogger("cdp.tls")
 
 PEM_BYTES_MAX = 16 << 20
 """More than every authority that a system trusts."""
-
-
-class Tls(enum.StrEnum):
-    """`cdp serve --tls`."""
-
-    OFF = "off"
-    ON = "on"
-    REQUIRE = "require"
-
-
-def tls_mode(text: str) -> Tls:
-    """Invalid if it is none."""
-    try:
-        return Tls(text)
-    except ValueError:
-        raise Invalid(f"{text[:200]!r} is no mode of TLS: off, on or require") from None
-
-
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
-    """PEM files, and the rules of `cdp.access`."""
-
-    mode: Tls = Tls.OFF
-    certificate: Path | None = None
-    key: Path | None = None
-    client_ca: Path | None = None
-    access: Path | None = None
-
-    def check(self) -> None:
-        """Invalid if these do not go together."""
-        if self.mode is Tls.OFF:
-            if self.certificate or self.key or self.client_ca or self.access:
-                raise Invalid("there are files for TLS, but TLS is off: --tls on, or --tls require")
-        elif self.certificate is None or self.key is None:
-            raise Invalid(f"--tls {self.mode} needs --tls-cert and --tls-key")
-        elif self.access is not None and self.client_ca is None:
-            raise Invalid("--tls-access needs --tls-client-ca: without certificates nobody knows who a client is")
-
-    @property
-    def keeps_strangers_out(self) -> bool:
-        """Whether TCP clients get in only with a certificate."""
-        return self.mode is Tls.REQUIRE and self.client_ca is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def retention_facts(opened: OpenVolume, volume: VolumeFacts) -> RetentionFacts:
         condition=history.condition(told, policy.full),
         shortened=marks.condition(controls, "history-shortened", "history-whole"),
         minimum_broken=marks.condition(controls, "minimum-broken", "minimum-holds"),
-        space=_space(opened, told),
+        space=space_facts(opened, told),
         pins=_pins(opened, reach),
     )
 
@@ -93,7 +93,8 @@ def compacted(opened: OpenVolume, volume: VolumeFacts) -> CompactFacts:
     )
 
 
-def _space(opened: OpenVolume, told: Mapping[str, Any]) -> SpaceFacts:
+def space_facts(opened: OpenVolume, told: Mapping[str, Any]) -> SpaceFacts:
+    """How an open volume stands with its space. `told`: what `_native.Volume.space` said."""
     used, hard = int(told["used"]), told.get("hard")
     free = _disk_free(opened)
     room = [

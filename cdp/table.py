@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +23,8 @@ from cdp.store import Transient
 from cdp.volume import OpenVolume
 from cdp.writers import Writers
 
+log = logging.getLogger("cdp.table")
+
 CALLS_WAIT_SECONDS = 10.0
 """How long a deletion waits for control calls that look at the volume."""
 
@@ -33,6 +36,8 @@ class _Slot:
     sessions: int = 0
     calls: int = 0
     retiring: bool = False
+    failure: str | None = None
+    """Why it could not be opened when it was last asked for."""
 
 
 class Table:
@@ -111,6 +116,12 @@ class Table:
             slot = self._slots.get(entry.id)
             return (False, 0) if slot is None else (slot.volume is not None, slot.sessions)
 
+    def failure(self, volume_id: str) -> str | None:
+        """Why the volume could not be opened when it was last asked for; None: it could, or nobody asked."""
+        with self._counts:
+            slot = self._slots.get(volume_id)
+            return None if slot is None else slot.failure
+
     def open_count(self) -> int:
         """How many volumes are open."""
         with self._counts:
@@ -157,11 +168,30 @@ class Table:
         try:
             with slot.opening:
                 if slot.volume is None:
-                    slot.volume = self._open(entry)
+                    slot.volume = self._opened(slot, entry)
                 return slot.volume
         except BaseException:
             self._let_go(entry.id, count)
             raise
+
+    def _opened(self, slot: _Slot, entry: Entry) -> OpenVolume:
+        try:
+            volume = self._open(entry)
+        except CdpError as error:
+            self._failed(slot, entry, None if isinstance(error, NotFound) else str(error))
+            raise
+        slot.failure = None
+        about = {"volume": entry.name}
+        log.info("%s is open: latest lsn:%d", entry.name, volume.native.latest().lsn, extra=about)
+        for fault in volume.native.faults():
+            log.warning("%s: %s", entry.name, fault, extra=about)
+        return volume
+
+    def _failed(self, slot: _Slot, entry: Entry, failure: str | None) -> None:
+        # Each new connection tries again: the same cause is told once.
+        if failure is not None and failure != slot.failure:
+            log.error("%s cannot be opened: %s", entry.name, failure, extra={"volume": entry.name})
+        slot.failure = failure
 
     def _open(self, entry: Entry) -> OpenVolume:
         # The entry may be older than a deletion by another process: the catalog says what counts.

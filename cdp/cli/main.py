@@ -17,6 +17,7 @@ from cdp.cli import (
     bookmark,
     clone,
     compact,
+    config,
     create,
     delete,
     diff,
@@ -87,6 +88,7 @@ _EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clo
 for _name, _verb in _VERBS:
     settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
     app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)
+app.add_typer(config.app)
 
 
 def main() -> None:

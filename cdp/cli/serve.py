@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,15 @@ from cdp.cli.options import StoreOption, store_folder
 def serve(
     context: typer.Context,
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Configuration (docs/operations.md). Default: STORE/cdp.toml; for root and its default store also /etc/cdp/cdp.toml. "
+            "Options stand above it.",
+            show_default=False,
+        ),
+    ] = None,
     listen: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,12 +36,13 @@ def serve(
         typer.Option("--insecure-tcp", help="Serve on addresses that other machines reach. Nothing keeps them out."),
     ] = False,
     tls: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="off|on|require",
-            help="TLS: none, for clients that start it, or for every client on TCP.",
+            help="TLS: none (the default), for clients that start it, or for every client on TCP.",
+            show_default=False,
         ),
-    ] = "off",
+    ] = None,
     tls_cert: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The server's certificate, PEM, with those between it and its authority."),
@@ -53,6 +64,14 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tcp:HOST:PORT",
+            help="Also serve GET /metrics for Prometheus here. STORE/control.sock always does.",
+            show_default=False,
+        ),
+    ] = None,
     ready_fd: Annotated[
         int | None,
         typer.Option(
@@ -70,12 +89,20 @@ def serve(
     Prints a line `listening URI` for each address and then a line `ready`. Commands reach the daemon by STORE/control.sock.
     An export is a volume's NAME, or NAME@WHEN: the volume as it was, read-only.
     """
-    from cdp.sockets import parse_address  # noqa: PLC0415
+    from cdp import configuration, logs  # noqa: PLC0415 (help needs none of it)
+    from cdp.sockets import parse_address, parse_tcp  # noqa: PLC0415
 
-    addresses = tuple(parse_address(text) for text in listen or ())
+    folder = store_folder(context, store)
+    said = configuration.for_store(folder, config)
+    wanted = replace(
+        said,
+        listen=tuple(parse_address(text) for text in listen) if listen else said.listen,
+        insecure_tcp=insecure_tcp or said.insecure_tcp,
+        tls=said.tls.with_options(tls, tls_cert, tls_key, tls_client_ca, tls_access),
+        metrics=parse_tcp(metrics) if metrics else said.metrics,
+        log_level="info" if verbose and said.log_level != "debug" else said.log_level,
+    )
+    logs.set_up(wanted.log_level, wanted.log_format)
     from cdp import daemon  # noqa: PLC0415 (trio, the native module and the web framework: nobody else needs them)
-    from cdp.security import TlsSettings, tls_mode  # noqa: PLC0415
 
-    daemon.set_up_logging(verbose=verbose)
-    secure = TlsSettings(tls_mode(tls), tls_cert, tls_key, tls_client_ca, tls_access)
-    daemon.run(daemon.Settings(store_folder(context, store), addresses, insecure_tcp, ready_fd, secure))
+    daemon.run(daemon.Settings(folder, wanted, ready_fd))

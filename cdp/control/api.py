@@ -21,6 +21,7 @@ from typing import Annotated, Protocol
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
@@ -42,6 +43,7 @@ from cdp.facts import (
     VerifyFacts,
     VolumeFacts,
 )
+from cdp.metrics.page import add_page
 from cdp.store import Progress, Store
 from cdp.timeline import INTERVAL_MAX
 
@@ -91,8 +93,10 @@ class NewBudget(_Body):
     thin: bool = False
 
 
-def control_app(store: Store, health: Callable[[], HealthFacts], stopping: threading.Event) -> FastAPI:
-    """The ASGI application over a store. `stopping`: once set, long work ends with Closed."""
+def control_app(
+    store: Store, health: Callable[[], HealthFacts], stopping: threading.Event, metrics: Collector | None = None
+) -> FastAPI:
+    """The ASGI application over a store. `stopping`: once set, long work ends with Closed. `metrics`: what GET /metrics tells."""
     app = FastAPI(title="cdp", version=__version__, generate_unique_id_function=lambda route: route.name.strip("_"))
     _answer_errors(app)
     _volume_routes(app, store)
@@ -102,6 +106,8 @@ def control_app(store: Store, health: Callable[[], HealthFacts], stopping: threa
     _verify_route(app, store, stopping)
     _retention_routes(app, store)
     _branch_routes(app, store)
+    if metrics is not None:
+        add_page(app, metrics)
 
     @app.get(f"{PREFIX}/health")
     def _health() -> HealthFacts:

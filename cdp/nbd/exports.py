@@ -22,6 +22,10 @@ class Export(Protocol):
         """Passed on to `_native.Server.attach`. A View is served read-only."""
 
     @property
+    def account(self) -> str:
+        """Under what its requests are counted."""
+
+    @property
     def name(self) -> str:
         """The canonical name, answered to a client that asks for NBD_INFO_NAME: the volume's own name for the default export "",
         and with an absolute WHEN. At most 4096 bytes of UTF-8, without NUL."""

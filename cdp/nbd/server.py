@@ -309,6 +309,7 @@ def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, to
             extended=enter.extended,
             contexts=connection.meanings(enter),
             on_end=_releaser(export, token),
+            account=export.account,
             tls=connection.pipe.tls,
         )
 
@@ -322,7 +323,8 @@ def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, to
         log.exception("no session for the export %r", enter.name)
         _release(export)
     else:
-        log.info("session %d began: export %r, %s", session, enter.name, connection.who)
+        about = {"session": session, "export": enter.name, "volume": export.name.partition("@")[0]}
+        log.info("session %d began: export %r, %s", session, enter.name, connection.who, extra=about)
 
 
 def _address(stream: trio.SocketStream) -> str:
@@ -349,7 +351,8 @@ def _releaser(export: Export, token: trio.lowlevel.TrioToken) -> Callable[[int, 
     """What the native thread calls at the session's end."""
 
     def ended(session: int, reason: str) -> None:
-        log.info("session %d ended: %s", session, reason)
+        about = {"session": session, "export": export.name, "volume": export.name.partition("@")[0]}
+        log.info("session %d ended: %s", session, reason, extra=about)
         try:
             token.run_sync_soon(_release, export)
         except trio.RunFinishedError:

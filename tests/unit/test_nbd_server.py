@@ -49,6 +49,7 @@ class Disk:
 
     name: str = "disk"
     handle: Any = None
+    account: str = "disk"
     size: int = 1 << 20
     read_only: bool = False
     multi_conn: bool = True
@@ -112,6 +113,7 @@ class Session:
     extended: bool
     contexts: list[tuple[int, str]]
     on_end: Callable[[int, str], None]
+    account: str
     tls: object = None
 
 

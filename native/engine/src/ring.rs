@@ -161,6 +161,12 @@ impl Ring {
         self.published.load(Ordering::Acquire)
     }
 
+    /// The bytes and the requests that wait, each with its bound.
+    pub fn fill(&self) -> [(usize, usize); 2] {
+        let state = self.state.lock();
+        [(state.queued_bytes, self.bytes_max), (state.queue.len(), self.requests_max)]
+    }
+
     pub fn has_pending(&self) -> bool {
         !self.state.lock().queue.is_empty()
     }

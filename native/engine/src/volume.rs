@@ -97,6 +97,8 @@ pub struct Status {
     pub durable: Lsn,
     pub segments: usize,
     pub poisoned: Option<String>,
+    /// The bytes and the requests that wait in the ring, each with its bound.
+    pub ring: [(usize, usize); 2],
     pub read_only: bool,
     pub was_clean: bool,
     pub cached_extents: usize,
@@ -266,6 +268,7 @@ impl Volume {
             durable: Lsn(self.durability.lsn()),
             segments,
             poisoned: self.poison.get().cloned(),
+            ring: self.ring.fill(),
             read_only: self.read_only,
             was_clean: self.was_clean,
             cached_extents: cache.extents,

@@ -51,7 +51,8 @@ impl Turn<'_> {
         match offer {
             Ok(Offer::Admitted(lsn)) => self.desk.batch.write(to, Ok(lsn), fua),
             Ok(Offer::Waits(waiting)) => {
-                self.state.aside.push_back(Aside { to, fua, waiting, hold });
+                let arrived = self.desk.step.defer(to.kind, self.state.arrived);
+                self.state.aside.push_back(Aside { to, fua, arrived, waiting, hold });
                 return None;
             }
             Err(error) => self.desk.batch.write(to, Err(error), fua),
@@ -81,7 +82,8 @@ impl Turn<'_> {
                 Ok(Some(permit)) => Ok(permit),
                 Err(error) => Err(error),
             };
-            let Some(Aside { to, fua, waiting, .. }) = self.state.aside.pop_front() else { return };
+            let Some(Aside { to, fua, arrived, waiting, .. }) = self.state.aside.pop_front() else { return };
+            self.desk.step.resume(to.kind, arrived);
             let admitted = permit.and_then(|permit| volume.offer_again(waiting, permit));
             self.desk.batch.write(to, admitted, fua);
         }
@@ -110,7 +112,8 @@ impl Turn<'_> {
             return;
         }
         self.session.leave_queue();
-        for Aside { to, fua, waiting, .. } in std::mem::take(&mut self.state.aside) {
+        for Aside { to, fua, arrived, waiting, .. } in std::mem::take(&mut self.state.aside) {
+            self.desk.step.resume(to.kind, arrived);
             let admitted = if volume.is_stalled() { Err(too_late()) } else { volume.admit_anyway(waiting) };
             let settled = admitted.and_then(|lsn| match volume.settle(lsn)? {
                 Settled::Done => Ok(lsn),

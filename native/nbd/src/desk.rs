@@ -1,8 +1,9 @@
-//! What a worker lends to the session whose turn it is: the window, spare buffers and the batch.
+//! What a worker lends to the session whose turn it is: the window, spare buffers, the batch, and what it counts.
 
 use crate::batch::Batch;
 use crate::memory::WINDOW;
 use crate::outbox::Spares;
+use crate::tally::Step;
 
 /// Received bytes that nobody has taken yet.
 pub(crate) struct Window {
@@ -56,11 +57,12 @@ pub(crate) struct Desk {
     pub(crate) window: Window,
     pub(crate) spares: Spares,
     pub(crate) batch: Batch,
+    pub(crate) step: Step,
 }
 
 impl Desk {
     pub(crate) fn new() -> Desk {
-        Desk { window: Window::new(), spares: Spares::default(), batch: Batch::default() }
+        Desk { window: Window::new(), spares: Spares::default(), batch: Batch::default(), step: Step::default() }
     }
 }
 

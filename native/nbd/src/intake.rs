@@ -10,6 +10,7 @@ use crate::memory::{Hold, Share, OWN_MAX, SMALL_MAX};
 use crate::reply::To;
 use crate::request::{judge, Command, Refusal, Verdict};
 use crate::session::{Fill, Intake};
+use crate::tally::Kind;
 use crate::turn::{Broken, Need, Park, Turn};
 use crate::wire::{Decoded, Header};
 
@@ -54,10 +55,13 @@ impl Turn<'_> {
             Decoded::Foreign(magic) => return Err(Broken(format!("request with the wrong magic {magic:#010x}"))),
             Decoded::Header(header) => header,
         };
-        let to = To { cookie: header.cookie, offset: header.offset };
+        let mut to = To { cookie: header.cookie, offset: header.offset, kind: Kind::Refused };
         let head = Header::bytes(extended);
         match judge(&header, &self.facts, &agreement.terms()) {
-            Verdict::Run(command) => return Ok(self.begin(to, head, command)),
+            Verdict::Run(command) => {
+                to.kind = Kind::of(&command).0;
+                return Ok(self.begin(to, head, command));
+            }
             Verdict::Refuse { refusal, payload } => {
                 self.desk.window.advance(head);
                 self.state.intake = Intake::Skip { left: payload, to, refusal };
@@ -68,9 +72,12 @@ impl Turn<'_> {
         Ok(None)
     }
 
-    fn count(&mut self, bytes: usize) {
+    /// `bytes`: what it costs this turn. None: it was refused.
+    fn count(&mut self, bytes: usize, command: Option<&Command>) {
         self.requests += 1;
         self.bytes += bytes;
+        let (kind, about) = command.map_or((Kind::Refused, 0), Kind::of);
+        self.desk.step.count(kind, about);
         self.session.counters.requests.fetch_add(1, Relaxed);
     }
 
@@ -86,7 +93,7 @@ impl Turn<'_> {
                 Err(need) => return Some(need),
             };
             self.desk.window.advance(head);
-            self.count(head + self.reply_bytes(&command));
+            self.count(head + self.reply_bytes(&command), Some(&command));
             self.execute(to, command, hold);
             return None;
         }
@@ -94,7 +101,7 @@ impl Turn<'_> {
             if self.desk.window.unread().len() < head + payload {
                 return Some(Need::Bytes);
             }
-            self.count(head + payload);
+            self.count(head + payload, Some(&command));
             self.execute_in_window(to, command, head, payload);
             return None;
         }
@@ -127,7 +134,7 @@ impl Turn<'_> {
         }
         if let Intake::Fill(fill) = std::mem::replace(&mut self.state.intake, Intake::Header) {
             let Fill { to, command, buffer, length, hold, .. } = *fill;
-            self.count(length);
+            self.count(length, Some(&command));
             let _hold = self.execute_payload(to, command, &buffer, hold);
             if length > SMALL_MAX {
                 // The hold ends with this scope: what it stands for must be in the journal.
@@ -150,7 +157,7 @@ impl Turn<'_> {
         }
         let (to, refusal) = (*to, *refusal);
         self.state.intake = Intake::Header;
-        self.count(0);
+        self.count(0, None);
         self.refuse(to, refusal);
         None
     }

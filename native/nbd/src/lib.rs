@@ -19,6 +19,7 @@ mod session;
 mod socket;
 mod succession;
 mod sys;
+mod tally;
 pub mod tls;
 mod turn;
 mod watch;
@@ -30,7 +31,8 @@ use std::time::Duration;
 
 use cdp_engine::{View, Volume};
 
-pub use server::{Server, SessionFacts, Totals};
+pub use server::{Account, Server, SessionFacts, Totals};
+pub use tally::{Kind, Row, BUCKETS, FIRST_BUCKET_BITS, KINDS};
 
 /// What a session serves.
 pub enum Export {
@@ -50,6 +52,8 @@ pub struct Mode {
     pub contexts: Vec<(u32, String)>,
     /// Id of each context that tells what changed since an instant, and the instant.
     pub since: Vec<(u32, View)>,
+    /// Under what the session's requests are counted (`Server::accounts`).
+    pub account: String,
 }
 
 /// Bounds of a server; see docs/nbd.md, "Bounds".

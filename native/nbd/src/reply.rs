@@ -8,6 +8,7 @@ use std::ops::Deref;
 
 use cdp_engine::Kind;
 
+use crate::tally;
 use crate::wire::{self, Errno};
 
 /// Bytes: the longest sentence in an error chunk (the specification allows 4096).
@@ -48,6 +49,8 @@ pub struct To {
     pub cookie: u64,
     /// The request's, which an extended reply repeats.
     pub offset: u64,
+    /// Not on the wire: under what it is counted.
+    pub kind: tally::Kind,
 }
 
 /// How replies look in a session.
@@ -182,7 +185,7 @@ pub fn errno_of(kind: Kind) -> Errno {
 mod tests {
     use super::*;
 
-    const TO: To = To { cookie: 0x0102_0304_0506_0708, offset: 0x1000 };
+    const TO: To = To { cookie: 0x0102_0304_0506_0708, offset: 0x1000, kind: tally::Kind::Read };
     const SIMPLE: Voice = Voice { structured: false, extended: false };
     const CHUNKS: Voice = Voice { structured: true, extended: false };
     const EXTENDED: Voice = Voice { structured: true, extended: true };

@@ -1,5 +1,6 @@
 //! The server as its owner sees it: attach, watch, disconnect, stop.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::memory::WINDOW;
 use crate::request::REQUEST_MAX;
 use crate::session::{Agreement, OnEnd, Session};
 use crate::socket::Socket;
+use crate::tally::{Row, KINDS};
 use crate::tls::Tls;
 use crate::worker::Core;
 use crate::{Config, Export, Mode};
@@ -49,6 +51,23 @@ impl Totals {
         self.bytes_in += counters.bytes_in.load(Relaxed);
         self.bytes_out += counters.bytes_out.load(Relaxed);
         self.errors += counters.errors.load(Relaxed);
+    }
+}
+
+/// What was asked for under an account, by sessions that live and that ended.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Live sessions.
+    pub sessions: u64,
+    pub errors: u64,
+    /// By `Kind`.
+    pub rows: [Row; KINDS],
+}
+
+impl Account {
+    pub(crate) fn add(&mut self, session: &Session) {
+        self.errors += session.counters.errors.load(Relaxed);
+        session.counters.tally.add_to(&mut self.rows);
     }
 }
 
@@ -145,6 +164,19 @@ impl Server {
         let mut facts: Vec<SessionFacts> = registry.live.values().map(|session| facts_of(session)).collect();
         facts.sort_unstable_by_key(|session| session.id);
         facts
+    }
+
+    /// What was asked for, by account (`Mode::account`), in the order of their names. An account stays when its sessions end.
+    pub fn accounts(&self) -> BTreeMap<Arc<str>, Account> {
+        let registry = self.core.registry.lock();
+        let past = registry.accounts.iter().map(|(name, account)| (Arc::clone(name), account.clone()));
+        let mut accounts: BTreeMap<Arc<str>, Account> = past.collect();
+        for session in registry.live.values() {
+            let account = accounts.entry(Arc::clone(&session.agreement.account)).or_default();
+            account.sessions += 1;
+            account.add(session);
+        }
+        accounts
     }
 
     pub fn totals(&self) -> Totals {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Once, OnceLock};
+use std::time::Instant;
 
 use cdp_engine::{Error, Permit, Result, View, Volume, Waiter as RoomWaiter, Waiting};
 use parking_lot::Mutex;
@@ -18,6 +19,7 @@ use crate::reply::{To, Voice};
 use crate::request::{Command, Facts, Refusal, Terms};
 use crate::socket::Socket;
 use crate::sys;
+use crate::tally::Tally;
 use crate::watch::Watch;
 use crate::worker::{Core, Reactor};
 use crate::{Export, Mode};
@@ -36,13 +38,18 @@ pub(crate) struct Agreement {
     pub(crate) voice: Voice,
     pub(crate) ids: Vec<u32>,
     pub(crate) contexts: Vec<Context>,
+    pub(crate) account: Arc<str>,
 }
 
 impl Agreement {
     pub(crate) fn new(mode: Mode) -> Result<Agreement> {
         let structured = mode.structured || mode.extended;
-        let mut agreement =
-            Agreement { voice: Voice { structured, extended: mode.extended }, ids: Vec::new(), contexts: Vec::new() };
+        let mut agreement = Agreement {
+            voice: Voice { structured, extended: mode.extended },
+            ids: Vec::new(),
+            contexts: Vec::new(),
+            account: mode.account.into(),
+        };
         for (id, name) in mode.contexts {
             if name != "base:allocation" {
                 return Err(Error::invalid(format!("metadata context {name} is not known")));
@@ -76,6 +83,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_out: AtomicU64,
     pub(crate) errors: AtomicU64,
     pub(crate) pending: AtomicU64,
+    pub(crate) tally: Tally,
 }
 
 /// A payload that is being received.
@@ -93,6 +101,8 @@ pub(crate) struct Fill {
 pub(crate) struct Aside {
     pub(crate) to: To,
     pub(crate) fua: bool,
+    /// When the request had come.
+    pub(crate) arrived: Instant,
     pub(crate) waiting: Waiting,
     /// Its memory. None for one that the disk refused: it is one of a turn's.
     pub(crate) hold: Option<Hold>,
@@ -114,6 +124,8 @@ pub(crate) struct State {
     /// Received and not taken yet; `ahead` is its memory.
     pub(crate) kept: Vec<u8>,
     pub(crate) ahead: Hold,
+    /// When bytes last came: since then, what is not taken waits for us.
+    pub(crate) arrived: Instant,
     pub(crate) intake: Intake,
     pub(crate) outbox: Outbox,
     /// In the order of their coming.
@@ -179,6 +191,7 @@ impl Session {
         let state = State {
             kept: leftover,
             ahead: memory.ahead.nothing(),
+            arrived: Instant::now(),
             intake: Intake::Header,
             outbox: Outbox::default(),
             aside: VecDeque::new(),

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::batch::Refused;
 use crate::desk::Desk;
@@ -103,13 +104,15 @@ impl<'a> Turn<'a> {
         }
         if self.session.is_finishing() {
             self.let_last_in();
-            let sent = self.send()?;
-            return Ok(Some(if sent { Park::End(self.session.reason()) } else { Park::Write }));
+            let sent = self.send();
+            self.desk.step.end(&self.session.counters.tally, self.state.arrived);
+            return Ok(Some(if sent? { Park::End(self.session.reason()) } else { Park::Write }));
         }
         self.let_in();
         let need = self.take_requests();
         self.settle();
         let sent = self.send();
+        self.desk.step.end(&self.session.counters.tally, self.state.arrived);
         let (need, sent) = (need?, sent?);
         match need {
             Need::Bytes => self.receive(sent),
@@ -132,7 +135,7 @@ impl<'a> Turn<'a> {
         let Some(volume) = &self.session.volume else {
             return;
         };
-        let Desk { batch, spares, .. } = &mut *self.desk;
+        let Desk { batch, spares, step, .. } = &mut *self.desk;
         if batch.is_empty() {
             return;
         }
@@ -146,7 +149,8 @@ impl<'a> Turn<'a> {
             }
         });
         for Refused { to, fua, waiting } in batch.refused.drain(..).rev() {
-            self.state.aside.push_front(Aside { to, fua, waiting, hold: None });
+            let arrived = step.defer(to.kind, self.state.arrived);
+            self.state.aside.push_front(Aside { to, fua, arrived, waiting, hold: None });
         }
         self.session.counters.errors.fetch_add(errors, Relaxed);
     }
@@ -174,6 +178,7 @@ impl<'a> Turn<'a> {
         }
         match got {
             Got::Bytes(bytes) => {
+                self.state.arrived = Instant::now();
                 let counters = &self.session.counters;
                 counters.bytes_in.fetch_add(bytes as u64, Relaxed);
                 Ok(None)

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::desk::Desk;
 use crate::memory::Memory;
-use crate::server::Totals;
+use crate::server::{Account, Totals};
 use crate::session::{Intake, Session, State};
 use crate::succession;
 use crate::sys::{self, Epoll, READABLE, WRITABLE};
@@ -79,6 +79,8 @@ pub(crate) struct Registry {
     pub(crate) live: HashMap<u64, Arc<Session>>,
     /// Of sessions that ended.
     pub(crate) past: Totals,
+    /// The same by account.
+    pub(crate) accounts: HashMap<Arc<str>, Account>,
     pub(crate) last_id: u64,
 }
 
@@ -201,6 +203,7 @@ impl Core {
             let mut registry = self.registry.lock();
             registry.live.remove(&session.id);
             registry.past.add(session);
+            registry.accounts.entry(Arc::clone(&session.agreement.account)).or_default().add(session);
         }
         let on_end = session.on_end.lock().take();
         if let Some(on_end) = on_end {

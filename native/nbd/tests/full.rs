@@ -3,11 +3,11 @@
 mod support;
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cdp_engine::FullPolicy;
 use cdp_nbd::wire::{self, Errno};
-use cdp_nbd::{Config, Export};
+use cdp_nbd::{Config, Export, Kind, Mode};
 use support::*;
 
 const BLOCK: u64 = 64 << 10;
@@ -188,4 +188,27 @@ fn what_a_full_disk_refused_is_written_when_it_has_room_and_made_durable_then() 
     let expected: Vec<u8> = (0..20).flat_map(|cookie| noise(5000, cookie)).collect();
     assert!(client.read(5, 100_000) == expected);
     assert!(client.read(0, 5) == noise(4096, 1)[..5]);
+}
+
+#[test]
+fn the_wait_for_room_is_part_of_a_write_s_latency() {
+    let (bench, _) = full(FullPolicy::Stall, Config::default());
+    let mut client = bench.client(Mode { account: "a".into(), ..simple() });
+    for cookie in 0..2 {
+        client.ask_write(0, cookie, 60 * MIB + cookie * BLOCK, &noise(BLOCK as usize, cookie));
+    }
+    stalled(&bench);
+    let since = Instant::now();
+    client.read(0, BLOCK);
+    let row = |kind: Kind| bench.server.accounts()["a"].rows[kind as usize].clone();
+    assert_eq!((row(Kind::Write).requests, row(Kind::Write).nanoseconds), (2, 0), "not answered yet");
+    let waited = since.elapsed().as_nanos() as u64;
+    bench.volume.set_budget(Some(1 << 30), FullPolicy::Stall);
+    for cookie in 0..2 {
+        assert_eq!(client.outcome(cookie), 0);
+    }
+    client.ask(0, wire::CMD_DISC, 0, 0, 0);
+    client.end();
+    assert_eq!(row(Kind::Write).buckets.iter().sum::<u64>(), 2);
+    assert!(row(Kind::Write).nanoseconds >= 2 * waited);
 }

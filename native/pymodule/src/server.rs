@@ -4,7 +4,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use cdp_engine::Error;
-use cdp_nbd::{Config, Export, Mode, Server};
+use cdp_nbd::{Config, Export, Kind, Mode, Server, BUCKETS, FIRST_BUCKET_BITS};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -31,7 +31,7 @@ impl PyServer {
         Ok(PyServer { server })
     }
 
-    #[pyo3(signature = (fd, leftover, export, *, structured, extended, contexts, on_end = None, tls = None))]
+    #[pyo3(signature = (fd, leftover, export, *, structured, extended, contexts, on_end = None, account = String::new(), tls = None))]
     #[allow(clippy::too_many_arguments)]
     fn attach(
         &self,
@@ -43,6 +43,7 @@ impl PyServer {
         extended: bool,
         contexts: Vec<(u32, Bound<'_, PyAny>)>,
         on_end: Option<Py<PyAny>>,
+        account: String,
         tls: Option<Bound<'_, PyTlsConnection>>,
     ) -> PyResult<u64> {
         if fd < 0 {
@@ -54,7 +55,7 @@ impl PyServer {
             Ok(volume) => Export::Live(volume.get().volume.clone()),
             Err(_) => Export::View(export.cast::<PyView>()?.get().view.clone()),
         };
-        let mut mode = Mode { structured, extended, ..Mode::default() };
+        let mut mode = Mode { structured, extended, account, ..Mode::default() };
         for (id, meaning) in contexts {
             match meaning.cast::<PyView>() {
                 Ok(since) => mode.since.push((id, since.get().view.clone())),
@@ -100,6 +101,30 @@ impl PyServer {
         facts.set_item("errors", totals.errors)?;
         facts.set_item("memory_bytes", totals.memory_bytes)?;
         Ok(facts)
+    }
+
+    fn accounts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let accounts = py.detach(|| self.server.accounts());
+        let told = PyDict::new(py);
+        for (name, account) in accounts {
+            let facts = PyDict::new(py);
+            facts.set_item("sessions", account.sessions)?;
+            facts.set_item("errors", account.errors)?;
+            let commands = PyDict::new(py);
+            for (kind, row) in Kind::ALL.iter().zip(&account.rows) {
+                let figures = (row.requests, row.bytes, row.nanoseconds, row.buckets.to_vec());
+                commands.set_item(kind.name(), figures)?;
+            }
+            facts.set_item("commands", commands)?;
+            told.set_item(&*name, facts)?;
+        }
+        Ok(told)
+    }
+
+    /// The upper bounds of the latency buckets, in nanoseconds; the last bucket has none.
+    #[staticmethod]
+    fn latency_bounds() -> Vec<u64> {
+        (0..BUCKETS as u32 - 1).map(|at| 1 << (FIRST_BUCKET_BITS + at)).collect()
     }
 
     fn disconnect(&self, py: Python<'_>, session: u64) {

@@ -124,6 +124,11 @@ impl PyVolume {
         facts.set_item("segments", status.segments)?;
         facts.set_item("journal_bytes", journal_bytes.map_err(raise)?)?;
         facts.set_item("poisoned", status.poisoned)?;
+        let [bytes, requests] = status.ring;
+        facts.set_item("ring_bytes", bytes.0)?;
+        facts.set_item("ring_bytes_max", bytes.1)?;
+        facts.set_item("ring_requests", requests.0)?;
+        facts.set_item("ring_requests_max", requests.1)?;
         facts.set_item("read_only", status.read_only)?;
         facts.set_item("clean", status.was_clean)?;
         facts.set_item("cached_extents", status.cached_extents)?;
