@@ -3,8 +3,6 @@
 //! Invariants. Only growing is asked for, but a rollback behind a resize gives the old size back, so each branch has its own. What is written beyond
 //! the old size has a larger LSN than the resize: where it counts, the resize does.
 
-use serde_json::Value;
-
 use crate::error::{Error, Result};
 use crate::index::memtable::Control;
 use crate::path::Path;
@@ -63,11 +61,51 @@ fn document(bytes: u64) -> String {
 
 /// The size that a control record sets; None where it is no valid resize.
 fn resized_to(document: &[u8]) -> Option<u64> {
-    // Bookmarks and events are many: only what may be one is parsed.
-    document.windows(6).any(|word| word == b"resize").then_some(())?;
-    let fields: Value = serde_json::from_slice(document).ok()?;
-    let size = fields.get("size")?.as_u64()?;
-    (fields.get("type")?.as_str()? == "resize" && is_possible(size)).then_some(size)
+    let mut text = Text(document);
+    let (mut is_resize, mut size) = (false, None);
+    text.eat(b"{")?;
+    for key in 0..2 {
+        if key > 0 {
+            text.eat(b",")?;
+        }
+        if text.eat(b"\"type\"").is_some() {
+            text.eat(b":").and_then(|()| text.eat(b"\"resize\""))?;
+            is_resize = true;
+        } else {
+            text.eat(b"\"size\"").and_then(|()| text.eat(b":"))?;
+            size = Some(text.number()?);
+        }
+    }
+    text.eat(b"}")?;
+    text.skip_blanks();
+    size.filter(|&size| is_resize && text.0.is_empty() && is_possible(size))
+}
+
+/// What is left of a JSON text.
+struct Text<'a>(&'a [u8]);
+
+impl Text<'_> {
+    fn skip_blanks(&mut self) {
+        while let [b' ' | b'\t' | b'\r' | b'\n', rest @ ..] = self.0 {
+            self.0 = rest;
+        }
+    }
+
+    fn eat(&mut self, token: &[u8]) -> Option<()> {
+        self.skip_blanks();
+        self.0 = self.0.strip_prefix(token)?;
+        Some(())
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.skip_blanks();
+        let digits = self.0.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (number, rest) = self.0.split_at(digits);
+        self.0 = rest;
+        // A number of JSON has no leading zero; 0 is no size anyway.
+        (number.first()? != &b'0').then_some(())?;
+        std::str::from_utf8(number).ok()?.parse().ok()
+    }
 }
 
 impl Volume {
@@ -117,7 +155,7 @@ mod tests {
     #[test]
     fn only_a_valid_resize_sets_a_size() {
         assert_eq!(resized_to(document(4096).as_bytes()), Some(4096));
-        assert_eq!(resized_to(br#" {"size" : 1024 , "x": [], "type": "resize"} "#), Some(1024));
+        assert_eq!(resized_to(b" {\t\"size\" : 1024 ,\n\"type\": \"resize\"}\r"), Some(1024));
         let most = format!(r#"{{"type":"resize","size":{}}}"#, SECTORS_MAX * SECTOR);
         assert_eq!(resized_to(most.as_bytes()), Some(SECTORS_MAX * SECTOR));
         for other in [
@@ -128,6 +166,12 @@ mod tests {
             r#"{"type":"resize","size":"512"}"#,
             r#"{"type":"resize","size":144115188075855872}"#,
             r#"{"type":"resize"}"#,
+            r#"{"type":"resize","size":512"#,
+            r#"{"type":"resize","size":512}x"#,
+            r#"{"type":"resize","size":512,"more":1}"#,
+            r#"{"type":"resize","size":0512}"#,
+            r#"{"type":"resize","type":"resize"}"#,
+            r#"{"size":512,"size":512}"#,
             r#"{"type":"event","event":"resize","size":512}"#,
             r#"["resize"]"#,
             "resize",
