@@ -41,9 +41,11 @@ from cdp.metrics.page import PATH as METRICS_PATH
 from cdp.metrics.page import metrics_app
 from cdp.nbd import server as nbd_server
 from cdp.scratch import ScratchViews
+from cdp.security import TlsSecurity
 from cdp.sockets import SocketTerms, UnixAddress, listen_tcp, listen_unix
 from cdp.store import LocalStore
 from cdp.table import Table
+from cdp.tls import Tls
 
 log = logging.getLogger("cdp.daemon")
 
@@ -65,6 +67,7 @@ def run(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Busy if the store has a daemon already; Invalid or Io if a socket cannot be had."""
     if settings.ready_fd is not None and not _is_open(settings.ready_fd):
         raise Invalid(f"there is no open descriptor {settings.ready_fd} to write `ready` to")
+    settings.configuration.tls.check()
     _allow_descriptors()
     catalog = Catalog(settings.store)
     catalog.ensure_store()
@@ -103,7 +106,9 @@ class _Daemon:
         self._scratch = ScratchViews(catalog, self._table.writers)
         self._store = LocalStore(settings.store, self._table, self._scratch, settings.configuration.retention)
         self._exports = StoreExports(catalog, self._table, self._scratch)
-        self._listening = tuple(sockets.uri(listener) for listener in listeners)
+        tls = settings.configuration.tls
+        self._security = None if tls.mode is Tls.OFF else TlsSecurity(tls, self._exports)
+        self._listening = tuple(sockets.uri(listener, tls=tls.mode is Tls.REQUIRE) for listener in listeners)
         self._listeners = listeners
         self._control = control
         self._metrics = metrics
@@ -141,7 +146,9 @@ class _Daemon:
     ) -> None:
         accepting = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in self._listeners]
         with scope:
-            await nbd_server.serve(accepting, self._exports, self._native, task_status=task_status)
+            await nbd_server.serve(
+                accepting, self._exports, self._native, security=self._security, task_status=task_status
+            )
 
     async def _keep(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -239,9 +246,8 @@ def _listen(settings: Settings, stack: ExitStack) -> list[socket.socket]:
             path = Path(os.path.abspath(address.path))
             listeners.append(stack.enter_context(_unix_listener(path, wanted.nbd_socket)))
         else:
-            listeners += [
-                stack.enter_context(listener) for listener in listen_tcp(address, insecure=wanted.insecure_tcp)
-            ]
+            guarded = wanted.insecure_tcp or wanted.tls.keeps_strangers_out
+            listeners += [stack.enter_context(listener) for listener in listen_tcp(address, insecure=guarded)]
     return listeners
 
 
