@@ -29,6 +29,8 @@ from hypercorn.config import Config
 from hypercorn.trio import serve as serve_http
 
 from cdp import __version__, _native, config, files, sockets
+from cdp.attach import memory, place
+from cdp.attach.attachments import Attachments
 from cdp.catalog import Catalog
 from cdp.control.api import control_app
 from cdp.errors import CdpError, Invalid
@@ -72,6 +74,9 @@ def run(settings: Settings) -> None:
     if settings.ready_fd is not None and not _is_open(settings.ready_fd):
         raise Invalid(f"there is no open descriptor {settings.ready_fd} to write `ready` to")
     _allow_descriptors()
+    place.refuse_own_device(settings.store)
+    # Before any thread is started: they inherit it.
+    memory.become_io_flusher()
     catalog = Catalog(settings.store)
     catalog.ensure_store()
     with ExitStack() as stack:
@@ -79,10 +84,14 @@ def run(settings: Settings) -> None:
         catalog.sweep()
         catalog.sweep_scratch()
         nbd_listeners = _listen(settings, stack)
+        # Of its own, so that devices find the daemon wherever it is told to listen.
+        attach_listener = stack.enter_context(_unix_listener(config.attach_socket(settings.store)))
         control_listener = _listen_control(settings.store, stack)
         metrics_listeners = _listen_metrics(settings, stack)
         _hold_room(lock)
-        errors = trio.run(_Daemon(settings, catalog, nbd_listeners, control_listener, metrics_listeners).main)
+        errors = trio.run(
+            _Daemon(settings, catalog, nbd_listeners, attach_listener, control_listener, metrics_listeners).main
+        )
         for error in errors:
             log.error("%s", error)
         if errors:
@@ -95,6 +104,7 @@ class _Daemon:
         settings: Settings,
         catalog: Catalog,
         listeners: list[socket.socket],
+        attach: socket.socket,
         control: socket.socket,
         metrics: list[socket.socket],
     ) -> None:
@@ -103,10 +113,11 @@ class _Daemon:
         self._native = _native.Server()
         self._table = Table(catalog, self._native.disconnect)
         self._scratch = ScratchViews(catalog, self._table.writers)
-        self._store = LocalStore(settings.store, self._table, self._scratch)
         self._exports = StoreExports(catalog, self._table, self._scratch)
+        self._attachments = Attachments(catalog, self._exports, self._scratch)
+        self._store = LocalStore(settings.store, self._table, self._scratch, self._attachments)
         self._listening = tuple(sockets.uri(listener) for listener in listeners)
-        self._listeners = listeners
+        self._listeners = [*listeners, attach]
         self._control = control
         self._metrics = metrics
         self._started = time.time_ns()
@@ -121,6 +132,7 @@ class _Daemon:
             async with trio.open_nursery() as nursery:
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
+                await trio.to_thread.run_sync(self._attachments.resume)
                 await nursery.start(_serve_http, app, [self._control], stop_control)
                 if self._metrics:
                     await nursery.start(_serve_http, metrics_app(self._collector), self._metrics, stop_control)
@@ -134,6 +146,7 @@ class _Daemon:
                 keeping.cancel()
                 stopping.set()
                 stop_control.set()
+                await trio.to_thread.run_sync(self._attachments.close)
                 await trio.to_thread.run_sync(partial(self._native.stop, GRACE_SECONDS))
             await trio.to_thread.run_sync(self._scratch.close)
             return await trio.to_thread.run_sync(self._table.close)
