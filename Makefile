@@ -5,7 +5,7 @@
 #   make check       the static checks alone
 #   make test-long   the tests that take minutes (crash rounds, long model runs, damage sweeps)
 #   make test-libnbd a newer libnbd, built from Debian's source: extended headers and payloads of BLOCK_STATUS
-#   make bench       throughput and latency beside nbdkit and qemu-nbd; QUICK=1 for a short look
+#   make bench       throughput and latency beside nbdkit and qemu-nbd (half an hour); QUICK=1 for a short look
 #   make bench-restore  a restore beside dd and qemu-img convert
 #   make fuzz        every fuzz target for FUZZ_SECONDS (default 60) each
 #   make format      rewrite sources as the checks want them

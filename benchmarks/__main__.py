@@ -1,93 +1,122 @@
-"""`python -m benchmarks`: measures every server in every round, in turn, and prints the medians.
+"""`python -m benchmarks`: measures every server in every round, in turn, and prints medians, ratios, and which bars hold.
 
-Servers are interleaved workload by workload, and their order turns from round to round: a disk or a neighbour that slows down meets all alike.
-Everything is made in one folder on one disk and removed at the end, whatever happens.
+docs/benchmarks.md says what is held still, what is noisy, and how to repeat a figure. Everything is made in one folder on one disk and removed
+at the end, whatever happens.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.fio import fill
-from benchmarks.measure import Figures, measure
-from benchmarks.servers import SERVERS, Server
-from benchmarks.workloads import FILL, WORKLOADS
+from benchmarks import chart, limits, report, sustained
+from benchmarks.data import KINDS, Data
+from benchmarks.measure import Figures
+from benchmarks.rounds import Plan, run_round
+from benchmarks.rows import BY_KEY, ROWS
+from benchmarks.servers import SERVERS
+from benchmarks.verdicts import Key, verdicts
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="512 MiB, 1 round of 2 s a workload: a look, not a measurement"
+    add = parser.add_argument
+    add("--quick", action="store_true", help="512 MiB, 1 round of 1 s a workload: a look, not a measurement")
+    add("--only", default="", metavar="ROW[,ROW]", help="rows by their key (see --list)")
+    add("--list", action="store_true", help="print the rows and their bars, and measure nothing")
+    add("--rounds", type=int, default=3)
+    add("--seconds", type=float, default=4.0, help="of each run")
+    add("--size-mib", type=int, default=2048, help="of each export")
+    add("--servers", nargs="+", choices=SERVERS, default=list(SERVERS), metavar="SERVER", help=", ".join(SERVERS))
+    add("--data", nargs="+", choices=KINDS, default=list(KINDS))
+    add("--folder", type=Path, default=ROOT / ".cache", help="on the disk to measure")
+    add("--json", type=Path, help="default: benchmarks/results/TIME.json")
+    add("--svg", type=Path, help="default: beside the JSON")
+    add(
+        "--sustained",
+        type=float,
+        nargs="?",
+        const=600.0,
+        metavar="SECONDS",
+        help="only the sustained load, for so long",
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each run")
-    parser.add_argument("--size-mib", type=int, default=2048, help="of each export")
-    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
-    parser.add_argument("--workloads", default="", help="only those whose name contains this")
-    parser.add_argument("--folder", type=Path, default=ROOT / ".cache", help="on the disk to measure")
-    parser.add_argument("--json", type=Path, help="default: benchmarks/results/TIME.json")
     chosen = parser.parse_args(words)
     if chosen.quick:
-        chosen.rounds, chosen.seconds, chosen.size_mib = 1, 2.0, 512
+        chosen.rounds, chosen.seconds, chosen.size_mib = 1, 1.0, 512
+    unknown = [key for key in filter(None, chosen.only.split(",")) if key not in BY_KEY]
+    if unknown:
+        parser.error(f"no such row: {', '.join(unknown)} (rows: {', '.join(BY_KEY)})")
     return chosen
 
 
-@contextlib.contextmanager
-def running(names: list[str], folder: Path, size_bytes: int) -> Iterator[list[Server]]:
-    """All servers started and their exports filled; stopped, and their files removed, at the end."""
-    with contextlib.ExitStack() as cleanup:
-        servers: list[Server] = []
-        for name in names:
-            made = folder / name.split()[0]
-            made.mkdir()
-            server: Server = SERVERS[name](made, size_bytes)
-            server.start()
-            cleanup.callback(server.stop)
-            fill(FILL, server.uri, size_bytes)
-            servers.append(server)
-        yield servers
+def plan_of(chosen: argparse.Namespace) -> Plan:
+    keys = [key for key in chosen.only.split(",") if key] or list(BY_KEY)
+    # A bar may compare with another row: --only of the one measures that row too.
+    needed = {of.row for key in keys for bar in BY_KEY[key].bars for of in bar.against if of.row in BY_KEY}
+    rows = [row for row in ROWS if row.key in keys or row.key in needed]
+    data: list[Data] = [kind for kind in KINDS if kind in chosen.data]
+    return Plan(rows, chosen.servers, data, chosen.seconds, chosen.size_mib << 20)
 
 
-def run_rounds(chosen: argparse.Namespace, scratch: Path) -> dict[tuple[str, str], list[Figures]]:
-    size_bytes = chosen.size_mib * 2**20
-    workloads = [workload for workload in WORKLOADS if chosen.workloads in workload.name]
-    results: dict[tuple[str, str], list[Figures]] = {(w.name, name): [] for w in workloads for name in chosen.servers}
-    for turn in range(chosen.rounds):
-        folder = scratch / str(turn)
-        folder.mkdir()
-        first = turn % len(chosen.servers)
-        with running(chosen.servers[first:] + chosen.servers[:first], folder, size_bytes) as servers:
-            for workload in workloads:
-                for server in servers:
-                    figures = measure(server, workload, size_bytes, chosen.seconds)
-                    results[workload.name, server.name].append(figures)
-                    print(report.row(workload.name, server.name, figures), file=sys.stderr, flush=True)
-    return results
+def measure_rounds(chosen: argparse.Namespace, plan: Plan, target: Path) -> None:
+    results: dict[Key, list[Figures]] = {}
+    seen: list[dict[str, float]] = []
+    began = datetime.now(UTC)
+
+    def told(key: Key, figures: Figures) -> None:
+        results.setdefault(key, []).append(figures)
+        print(report.row(f"{key[0]}, {key[1]}", key[2], figures), file=sys.stderr, flush=True)
+
+    settings = {"rounds": chosen.rounds, "seconds": chosen.seconds, "size_mib": chosen.size_mib}
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="b-", dir=chosen.folder) as scratch:
+        for turn in range(chosen.rounds):
+            folder = Path(scratch) / str(turn)
+            folder.mkdir()
+            seen.append(run_round(plan, turn, folder, told))
+    took = (datetime.now(UTC) - began).total_seconds()
+    settings |= {"took_seconds": round(took), "load_average_before": load_before}
+    machine_limits = limits.medians(seen)
+    target.write_text(report.document(plan.rows, results, machine_limits, settings))
+    note = f"{began:%Y-%m-%d}, medians of {chosen.rounds} rounds of {chosen.seconds:g} s, half-compressible data"
+    picture = chosen.svg or target.with_suffix(".svg")
+    picture.write_text(chart.svg(chart.ratios(plan.rows, results), note))
+    for part in (
+        report.details(results),
+        report.limits_table(machine_limits),
+        report.comparison(plan.rows, results),
+        report.bars(verdicts(plan.rows, results, machine_limits)),
+    ):
+        print(part, end="\n\n")
+    print(f"{took:.0f} s; load average before: {load_before:.2f}; all rounds: {target}; picture: {picture}")
+
+
+def list_rows() -> None:
+    for row in ROWS:
+        print(f"{row.key:20} {row.title} ({', '.join(row.data)})")
+        for bar in row.bars:
+            print(f"{'':24}{bar.data}: {bar}")
 
 
 def main() -> None:
     chosen = arguments()
+    if chosen.list:
+        list_rows()
+        return
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="b-", dir=chosen.folder) as scratch:
-        results = run_rounds(chosen, Path(scratch))
-    settings = {"rounds": chosen.rounds, "seconds": chosen.seconds, "size_mib": chosen.size_mib}
-    target = chosen.json or ROOT / "benchmarks" / "results" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    target = chosen.json or RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(report.document(results, settings))
-    print(report.table(results))
-    print()
-    for peer in chosen.servers[1:]:
-        print(report.ratios(results, chosen.servers[0], peer))
-    print(f"all rounds: {target}")
+    if chosen.sustained is not None:
+        sustained.run(chosen.folder, chosen.size_mib << 20, chosen.sustained, chosen.data[0], target)
+    else:
+        measure_rounds(chosen, plan_of(chosen), target)
 
 
 if __name__ == "__main__":

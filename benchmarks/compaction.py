@@ -18,9 +18,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import report
-from benchmarks.fio import fill, run_fio
+from benchmarks.client import run_fio
 from benchmarks.measure import Figures, measure
 from benchmarks.servers import CdpServer
+from benchmarks.verdicts import medians
 from benchmarks.workloads import FILL, Workload
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ def volume(folder: Path, size_bytes: int, budget: int | None) -> Iterator[CdpSer
     try:
         if budget is not None:
             server.cdp("retention", "bench", "--budget", str(budget), *ONLY_EVERY_WRITE)
-        fill(replace(FILL, compressible_percent=0), server.uri, size_bytes)
+        run_fio(replace(FILL, compressible_percent=0), server.uri, size_bytes, 0)
         yield server
     finally:
         server.stop()
@@ -81,7 +82,8 @@ def main() -> None:
                         figures = measure(server, load, size_bytes, chosen.seconds)
                         results[load.name, name].append(figures)
                         print(report.row(load.name, name, figures), file=sys.stderr, flush=True)
-    print(report.table(results))
+    rows = [report.row(workload, name, medians(rounds)) for (workload, name), rounds in results.items()]
+    print("\n".join((*report.HEADER, *rows)))
     pairs = zip(results[load.name, "bounded"], results[load.name, "grown"], strict=True)
     print(f"bounded / grown, median of the rounds: {median(one.iops / other.iops for one, other in pairs):.2f}")
 

@@ -5,6 +5,7 @@ Bytes come from the block device and not from /proc/PID/io, whose write_bytes co
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def peak_memory_bytes(pid: int) -> int:
 def pin(pid: int, cores: set[int]) -> None:
     """Moves all threads that a process has now; later ones inherit from the thread that starts them."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), cores)
+        # A thread that ended since needs no place to run.
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 def disk_bytes_written(folder: Path) -> int | None:

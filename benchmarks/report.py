@@ -1,71 +1,116 @@
-"""Medians over the rounds, as a table to read and as JSON to compare with a later run."""
+"""Medians over the rounds: tables to read, and JSON to compare with a later run."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 
 from benchmarks.measure import Figures
+from benchmarks.rows import EVERY, Row
+from benchmarks.verdicts import Limits, Results, Verdict, medians, verdicts
 from tests.rig.process import run
 
-Rounds = Mapping[tuple[str, str], Sequence[Figures]]
-"""(workload, server) to one measurement a round."""
+LARGE_BLOCK_BYTES = 65536
+"""From here on a rate is told in MiB/s."""
 
 HEADER = (
-    "| workload | server | IOPS | MiB/s | p50 us | p99 us | server CPU us/request | disk bytes/byte | peak MiB |",
-    "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    "| workload | server | IOPS | MiB/s | p50 us | p99 us | p99.9 us | server CPU us/request | disk bytes/byte | stored raw | peak MiB |",
+    "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
 )
-
-
-def medians(rounds: Sequence[Figures]) -> Figures:
-    """Each figure's own median: they need not come from one round."""
-    chosen: dict[str, float | None] = {}
-    for field in fields(Figures):
-        known = [value for value in (getattr(figures, field.name) for figures in rounds) if value is not None]
-        chosen[field.name] = median(known) if known else None
-    return Figures(**chosen)  # type: ignore[arg-type]
 
 
 def row(workload: str, server: str, figures: Figures) -> str:
     disk = "" if figures.disk_bytes_per_byte is None else f"{figures.disk_bytes_per_byte:.2f}"
+    raw = "" if figures.stored_raw is None else f"{figures.stored_raw:.0%}"
     return (
         f"| {workload} | {server} | {figures.iops:,.0f} | {figures.mib_per_second:,.0f} | {figures.p50_us:,.0f} "
-        f"| {figures.p99_us:,.0f} | {figures.cpu_us_per_request:.1f} | {disk} | {figures.peak_memory_mib:,.0f} |"
+        f"| {figures.p99_us:,.0f} | {figures.p999_us:,.0f} | {figures.cpu_us_per_request:.1f} | {disk} | {raw} "
+        f"| {figures.peak_memory_mib:,.0f} |"
     )
 
 
-def table(rounds: Rounds) -> str:
-    rows = [row(workload, server, medians(measured)) for (workload, server), measured in rounds.items()]
-    return "\n".join((*HEADER, *rows))
+def details(results: Results) -> str:
+    """All columns of every row, data and server."""
+    lines = [row(f"{key}, {data}", server, medians(rounds)) for (key, data, server), rounds in results.items()]
+    return "\n".join((*HEADER, *lines))
 
 
-def ratios(rounds: Rounds, server: str, peer: str) -> str:
-    """One line: the requests a second of `server` by those of `peer`, for every workload that both ran."""
-    found = {
-        workload: medians(rounds[workload, server]).iops / medians(rounds[workload, peer]).iops
-        for workload, name in rounds
-        if name == server and (workload, peer) in rounds
-    }
-    return f"{server} / {peer}: " + ", ".join(f"{workload} {ratio:.2f}" for workload, ratio in found.items())
+def comparison(rows: Iterable[Row], results: Results) -> str:
+    """A line a row and kind of data: our rate, and each peer's with our ratio to it."""
+    lines = [
+        "| workload | data | ours | " + " | ".join(EVERY) + " | others |",
+        "|---|---|--:|" + "--:|" * (len(EVERY) + 1),
+    ]
+    for each in rows:
+        for data in each.data:
+            measured = [name for name in each.servers(data) if (each.key, data, name) in results]
+            if not measured:
+                continue
+            found = {name: medians(results[each.key, data, name]) for name in measured}
+            ours = found.get(each.servers(data)[0])
+            cells = [_peer(each, ours, found.get(name)) for name in EVERY]
+            others = [f"{name} {_peer(each, ours, found[name])}" for name in measured[1:] if name not in EVERY]
+            lines.append(f"| {each.title} | {data} | {_rate(each, ours)} | {' | '.join(cells)} | {', '.join(others)} |")
+    return "\n".join(lines)
 
 
-def document(rounds: Rounds, settings: Mapping[str, object]) -> str:
-    """All rounds and their medians, with what they were measured on."""
-    results = [
+def _rate(each: Row, figures: Figures | None) -> str:
+    if figures is None:
+        return ""
+    large = each.workload.block_bytes >= LARGE_BLOCK_BYTES
+    return f"{figures.mib_per_second:,.0f} MiB/s" if large else f"{figures.iops:,.0f}"
+
+
+def _peer(each: Row, ours: Figures | None, peer: Figures | None) -> str:
+    if peer is None:
+        return ""
+    return _rate(each, peer) + (f" ({ours.iops / peer.iops:.2f})" if ours else "")
+
+
+def bars(found: Iterable[Verdict]) -> str:
+    """A line a bar: what is asked, what was seen, whether it holds."""
+    words = {True: "held", False: "MISSED", None: "not measured"}
+    lines = ["| row | data | bar | ours | against | figure | |", "|---|---|---|--:|--:|--:|---|"]
+    for one in found:
+        numbers = " | ".join("" if value is None else _short(value) for value in (one.ours, one.against, one.figure))
+        lines.append(f"| {one.row} | {one.data} | {one.bar} | {numbers} | {words[one.held]} |")
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def limits_table(limits: Limits) -> str:
+    return "\n".join(
+        ("| limit of the machine | |", "|---|--:|", *(f"| {name} | {limits[name]:,g} |" for name in limits))
+    )
+
+
+def document(rows: Sequence[Row], results: Results, limits: Limits, settings: Mapping[str, object]) -> str:
+    """All rounds, their medians and the verdicts, with what they were measured on."""
+    found = [
         {
-            "workload": workload,
+            "row": key,
+            "data": data,
             "server": server,
             "median": asdict(medians(measured)),
             "rounds": [asdict(figures) for figures in measured],
         }
-        for (workload, server), measured in rounds.items()
+        for (key, data, server), measured in results.items()
     ]
-    return json.dumps({"machine": machine(), "settings": dict(settings), "results": results}, indent=1) + "\n"
+    told = {
+        "machine": machine(),
+        "settings": dict(settings),
+        "limits": dict(limits),
+        "bars": [asdict(one) for one in verdicts(rows, results, limits)],
+        "results": found,
+    }
+    return json.dumps(told, indent=1) + "\n"
 
 
 def machine() -> dict[str, object]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+ROOT_STORE = Path("/var/lib/cdp")
+"""Root's, unless it is told otherwise."""
+
 
 def store_path(chosen: Path | None) -> Path:
     """The store: `chosen`, else `CDP_STORE`, else /var/lib/cdp for root and the XDG data folder for others. Absolute."""
@@ -43,7 +46,7 @@ def state_folder() -> Path:
 
 def _default() -> Path:
     if os.geteuid() == 0:
-        return Path("/var/lib/cdp")
+        return ROOT_STORE
     # The XDG base directory specification: an empty or relative value counts as none.
     data = os.environ.get("XDG_DATA_HOME", "")
     return (Path(data) if data.startswith("/") else Path.home() / ".local/share") / "cdp"

@@ -14,12 +14,11 @@ import os
 import resource
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from cdp import __version__, _native, config, files, sockets
 from cdp.attach import memory, place
 from cdp.attach.attachments import Attachments
 from cdp.catalog import Catalog
+from cdp.configuration import Configuration
 from cdp.control.api import control_app
 from cdp.errors import CdpError, Invalid
 from cdp.exports import StoreExports
@@ -43,7 +43,7 @@ from cdp.metrics.page import PATH as METRICS_PATH
 from cdp.metrics.page import metrics_app
 from cdp.nbd import server as nbd_server
 from cdp.scratch import ScratchViews
-from cdp.sockets import Address, TcpAddress, UnixAddress, listen_tcp, listen_unix
+from cdp.sockets import SocketTerms, UnixAddress, listen_tcp, listen_unix
 from cdp.store import LocalStore
 from cdp.table import Table
 
@@ -53,20 +53,14 @@ START_BYTES = 1 << 20
 """Room that `daemon.lock` holds. Where the disk is full, some file systems (XFS, btrfs) make no socket, and a daemon that cannot start could not even
 be told to drop history or to delete a volume."""
 
-GRACE_SECONDS = 5.0
-"""How long sessions may take to have their admitted requests answered, and control calls to end, when the daemon stops."""
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `cdp serve` was told. `listen` empty: STORE/nbd.sock. `ready_fd`: where to write `ready`, else standard output.
-    `metrics`: where to serve GET /metrics besides the control socket."""
+    """What `cdp serve` was told. `ready_fd`: where to write `ready`, besides standard output."""
 
     store: Path
-    listen: tuple[Address, ...] = ()
-    insecure_tcp: bool = False
+    configuration: Configuration = field(default_factory=Configuration)
     ready_fd: int | None = None
-    metrics: TcpAddress | None = None
 
 
 def run(settings: Settings) -> None:
@@ -85,8 +79,8 @@ def run(settings: Settings) -> None:
         catalog.sweep_scratch()
         nbd_listeners = _listen(settings, stack)
         # Of its own, so that devices find the daemon wherever it is told to listen.
-        attach_listener = stack.enter_context(_unix_listener(config.attach_socket(settings.store)))
-        control_listener = _listen_control(settings.store, stack)
+        attach_listener = stack.enter_context(_unix_listener(config.attach_socket(settings.store), SocketTerms()))
+        control_listener = _listen_control(settings, stack)
         metrics_listeners = _listen_metrics(settings, stack)
         _hold_room(lock)
         errors = trio.run(
@@ -110,12 +104,18 @@ class _Daemon:
     ) -> None:
         self._settings = settings
         self._catalog = catalog
-        self._native = _native.Server()
+        limits = settings.configuration.limits
+        self._native = _native.Server(
+            sessions_max=limits.sessions, memory_bytes=limits.memory_bytes, stall_seconds=limits.stall_seconds
+        )
+        self._grace_seconds = limits.stop_seconds
         self._table = Table(catalog, self._native.disconnect)
         self._scratch = ScratchViews(catalog, self._table.writers)
         self._exports = StoreExports(catalog, self._table, self._scratch)
         self._attachments = Attachments(catalog, self._exports, self._scratch)
-        self._store = LocalStore(settings.store, self._table, self._scratch, self._attachments)
+        self._store = LocalStore(
+            settings.store, self._table, self._scratch, self._attachments, settings.configuration.retention
+        )
         self._listening = tuple(sockets.uri(listener) for listener in listeners)
         self._listeners = [*listeners, attach]
         self._control = control
@@ -133,9 +133,9 @@ class _Daemon:
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
                 await trio.to_thread.run_sync(self._attachments.resume)
-                await nursery.start(_serve_http, app, [self._control], stop_control)
+                await nursery.start(self._serve_http, app, [self._control], stop_control)
                 if self._metrics:
-                    await nursery.start(_serve_http, metrics_app(self._collector), self._metrics, stop_control)
+                    await nursery.start(self._serve_http, metrics_app(self._collector), self._metrics, stop_control)
                 keeping = trio.CancelScope()
                 nursery.start_soon(self._keep, keeping)
                 self._announce()
@@ -147,7 +147,7 @@ class _Daemon:
                 stopping.set()
                 stop_control.set()
                 await trio.to_thread.run_sync(self._attachments.close)
-                await trio.to_thread.run_sync(partial(self._native.stop, GRACE_SECONDS))
+                await trio.to_thread.run_sync(partial(self._native.stop, self._grace_seconds))
             await trio.to_thread.run_sync(self._scratch.close)
             return await trio.to_thread.run_sync(self._table.close)
 
@@ -161,6 +161,20 @@ class _Daemon:
     async def _keep(self, scope: trio.CancelScope) -> None:
         with scope:
             await keep_volumes(self._catalog, self._table)
+
+    async def _serve_http(
+        self,
+        app: FastAPI,
+        listeners: list[socket.socket],
+        stop: trio.Event,
+        task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        settings = Config()
+        # Hypercorn takes descriptors of its own: ours are closed with the others.
+        settings.bind = [f"fd://{os.dup(listener.fileno())}" for listener in listeners]
+        settings.graceful_timeout = self._grace_seconds
+        settings.loglevel = "WARNING"
+        await serve_http(app, settings, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
 
     def _announce(self) -> None:
         if self._settings.ready_fd is not None:
@@ -188,20 +202,6 @@ class _Daemon:
             requests=totals["requests"],
             errors=totals["errors"],
         )
-
-
-async def _serve_http(
-    app: FastAPI,
-    listeners: list[socket.socket],
-    stop: trio.Event,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    settings = Config()
-    # Hypercorn takes descriptors of its own: ours are closed with the others.
-    settings.bind = [f"fd://{os.dup(listener.fileno())}" for listener in listeners]
-    settings.graceful_timeout = GRACE_SECONDS
-    settings.loglevel = "WARNING"
-    await serve_http(app, settings, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
 
 
 def _is_open(descriptor: int) -> bool:
@@ -248,41 +248,35 @@ def _hold_room(lock: int) -> None:
 
 def _listen(settings: Settings, stack: ExitStack) -> list[socket.socket]:
     listeners: list[socket.socket] = []
-    for address in settings.listen or (UnixAddress(config.nbd_socket(settings.store)),):
+    wanted = settings.configuration
+    for address in wanted.listen or (UnixAddress(config.nbd_socket(settings.store)),):
         if isinstance(address, UnixAddress):
             path = Path(os.path.abspath(address.path))
-            listeners.append(stack.enter_context(_unix_listener(path)))
+            listeners.append(stack.enter_context(_unix_listener(path, wanted.nbd_socket)))
         else:
             listeners += [
-                stack.enter_context(listener) for listener in listen_tcp(address, insecure=settings.insecure_tcp)
+                stack.enter_context(listener) for listener in listen_tcp(address, insecure=wanted.insecure_tcp)
             ]
     return listeners
 
 
-def _listen_control(store: Path, stack: ExitStack) -> socket.socket:
-    return stack.enter_context(_unix_listener(config.control_socket(store)))
+def _listen_control(settings: Settings, stack: ExitStack) -> socket.socket:
+    path = config.control_socket(settings.store)
+    return stack.enter_context(_unix_listener(path, settings.configuration.control_socket))
 
 
 def _listen_metrics(settings: Settings, stack: ExitStack) -> list[socket.socket]:
-    if settings.metrics is None:
+    wanted = settings.configuration
+    if wanted.metrics is None:
         return []
-    return [stack.enter_context(listener) for listener in listen_tcp(settings.metrics, insecure=settings.insecure_tcp)]
+    return [stack.enter_context(listener) for listener in listen_tcp(wanted.metrics, insecure=wanted.insecure_tcp)]
 
 
 @contextmanager
-def _unix_listener(path: Path) -> Iterator[socket.socket]:
-    with listen_unix(path) as listener:
+def _unix_listener(path: Path, terms: SocketTerms) -> Iterator[socket.socket]:
+    with listen_unix(path, terms) as listener:
         try:
             yield listener
         finally:
             with suppress(OSError):
                 path.unlink()
-
-
-def set_up_logging(*, verbose: bool) -> None:
-    """The daemon's own words go to standard error, one line each."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-    )

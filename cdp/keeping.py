@@ -110,6 +110,6 @@ class Rounds:
             return
         self._logged[key] = str(error)
         if isinstance(error, CdpError):
-            log.warning("retention of %s: %s", name, error)
+            log.warning("retention of %s: %s", name, error, extra={"volume": name})
         else:
-            log.error("retention of %s failed", name, exc_info=error)
+            log.error("retention of %s failed", name, exc_info=error, extra={"volume": name})

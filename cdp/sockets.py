@@ -22,6 +22,8 @@ from cdp import files
 from cdp.errors import Busy, Invalid
 
 UNIX_PATH_BYTES_MAX = 107
+MODE = 0o600
+"""Of a Unix socket, unless it is told otherwise."""
 _BACKLOG = 1024
 _TCP = re.compile(r"tcp:(\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]]+):([0-9]{1,5})")
 
@@ -29,6 +31,15 @@ _TCP = re.compile(r"tcp:(\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]]+):([0-9]{1,5})")
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
     path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SocketTerms:
+    """Who may use a Unix socket: the numbers of its owner and group (None: those of the process), and its mode."""
+
+    owner: int | None = None
+    group: int | None = None
+    mode: int = MODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +104,8 @@ def answers(path: Path) -> bool:
         return True
 
 
-def listen_unix(path: Path) -> socket.socket:
-    """A listening socket that only its owner may connect to. Busy if somebody listens there, Invalid if a file stands there."""
+def listen_unix(path: Path, terms: SocketTerms | None = None) -> socket.socket:
+    """A listening socket that those whom `terms` name may connect to. Busy if somebody listens there, Invalid if a file stands there."""
     with files.os_errors(f"listening on {path}"):
         try:
             if not stat.S_ISSOCK(path.lstat().st_mode):
@@ -106,13 +117,14 @@ def listen_unix(path: Path) -> socket.socket:
             pass
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # The socket gets its mode as it appears: no moment in which others could connect.
+            # The socket is its owner's as it appears: no moment in which others than those who may could connect.
             before = os.umask(0o177)
             try:
                 with unix_name(path) as name:
                     listener.bind(name)
             finally:
                 os.umask(before)
+            _give(path, terms or SocketTerms())
             listener.listen(_BACKLOG)
         except BaseException:
             listener.close()
@@ -120,13 +132,26 @@ def listen_unix(path: Path) -> socket.socket:
         return listener
 
 
-def listen_tcp(address: TcpAddress, *, insecure: bool) -> list[socket.socket]:
-    """Listening sockets for every address of the host. Invalid beyond loopback unless `insecure`."""
+def _give(path: Path, terms: SocketTerms) -> None:
+    # Its group first gets the socket, then the right to it.
+    if terms.owner is not None or terms.group is not None:
+        os.chown(path, -1 if terms.owner is None else terms.owner, -1 if terms.group is None else terms.group)
+    if terms.mode != MODE:
+        os.chmod(path, terms.mode)
+
+
+def check_exposure(address: TcpAddress, *, insecure: bool) -> None:
+    """Invalid for an address that other machines reach, unless `insecure`."""
     if not insecure and not is_loopback(address.host):
         raise Invalid(
             f"tcp:{address.host}:{address.port} can be reached by other machines, and nothing keeps them out: "
-            "--insecure-tcp serves there all the same"
+            "--insecure-tcp (insecure_tcp = true) serves there all the same"
         )
+
+
+def listen_tcp(address: TcpAddress, *, insecure: bool) -> list[socket.socket]:
+    """Listening sockets for every address of the host. Invalid beyond loopback unless `insecure`."""
+    check_exposure(address, insecure=insecure)
     with files.os_errors(f"listening on tcp:{address.host}:{address.port}"):
         try:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

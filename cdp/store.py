@@ -45,6 +45,7 @@ from cdp.facts import (
 )
 from cdp.names import is_volume_id
 from cdp.origin import open_accepted, open_origin
+from cdp.retention import policy
 from cdp.standing import compacted, retention_facts
 from cdp.volume import OpenVolume, instant_facts
 from cdp.when import When
@@ -188,9 +189,12 @@ class LocalStore:
         opener: Opener | None = None,
         scratch: ScratchViews | None = None,
         attaching: Attaching | None = None,
+        retention: Mapping[str, str] | None = None,
     ) -> None:
-        """`scratch`, `attaching`: None where there is no daemon, and so no scratch view and nobody to own a device."""
+        """`scratch`, `attaching`: None where there is no daemon, and so no scratch view and nobody to own a device.
+        `retention`: settings of new volumes; None: what the store's configuration says."""
         self.catalog = Catalog(path)
+        self._retention = retention
         self._scratch = scratch
         self._attaching = attaching or Left(path)
         self.opener: Opener = opener or Transient(self.catalog)
@@ -231,8 +235,13 @@ class LocalStore:
             if found is None:
                 raise Invalid("a volume needs a size, or an origin whose size it takes")
             size = -(-found.size // SECTOR) * SECTOR
+        retention = self._retention if self._retention is not None else self._configured()
+        policy.check_budget(policy.changed(policy.DEFAULT, retention), size)
         description = Description(secrets.token_hex(16), name, size, block_size, time.time_ns(), None, found)
         entry = self.catalog.create(description, _lay_journal)
+        if retention:
+            with self.opener.writing(entry) as opened:
+                opened.set_policy(retention)
         with suppress(CdpError):
             self.catalog.sweep()
         return volume_facts(entry)
@@ -420,6 +429,11 @@ class LocalStore:
         if views:
             listed = ", ".join(view.id for view in views)
             raise Busy(f"{entry.name} has scratch views ({listed}): cdp scratch {entry.name} --release ID ends them")
+
+    def _configured(self) -> Mapping[str, str]:
+        from cdp import configuration  # noqa: PLC0415 (no other verb needs it)
+
+        return configuration.for_store(self.catalog.store).retention
 
     def _any(self, volume: str) -> Entry | Damaged:
         if is_volume_id(volume):

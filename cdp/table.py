@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +22,8 @@ from cdp.errors import Busy, CdpError, NotFound
 from cdp.store import Transient
 from cdp.volume import OpenVolume
 from cdp.writers import Writers
+
+log = logging.getLogger("cdp.table")
 
 CALLS_WAIT_SECONDS = 10.0
 """How long a deletion waits for control calls that look at the volume."""
@@ -175,10 +178,20 @@ class Table:
         try:
             volume = self._open(entry)
         except CdpError as error:
-            slot.failure = None if isinstance(error, NotFound) else str(error)
+            self._failed(slot, entry, None if isinstance(error, NotFound) else str(error))
             raise
         slot.failure = None
+        about = {"volume": entry.name}
+        log.info("%s is open: latest lsn:%d", entry.name, volume.native.latest().lsn, extra=about)
+        for fault in volume.native.faults():
+            log.warning("%s: %s", entry.name, fault, extra=about)
         return volume
+
+    def _failed(self, slot: _Slot, entry: Entry, failure: str | None) -> None:
+        # Each new connection tries again: the same cause is told once.
+        if failure is not None and failure != slot.failure:
+            log.error("%s cannot be opened: %s", entry.name, failure, extra={"volume": entry.name})
+        slot.failure = failure
 
     def _open(self, entry: Entry) -> OpenVolume:
         # The entry may be older than a deletion by another process: the catalog says what counts.

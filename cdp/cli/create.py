@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened, parse_size
+from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
 from cdp.cli.output import human_bytes, print_json
 from cdp.description import check_block_size, check_size
 from cdp.errors import Invalid
 from cdp.names import check_name
+from cdp.sizes import parse_size
 
 
 def create(

@@ -18,6 +18,7 @@ from cdp.cli import (
     bookmark,
     clone,
     compact,
+    config,
     create,
     delete,
     detach,
@@ -91,6 +92,7 @@ _EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clo
 for _name, _verb in _VERBS:
     settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
     app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)
+app.add_typer(config.app)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cdp import config
-from cdp.errors import Invalid
 
 if TYPE_CHECKING:
     from cdp.store import Store
@@ -31,20 +29,6 @@ VolumeArgument = Annotated[
 ]
 
 WHEN_HELP = "WHEN: 2026-11-22T10:48:20.5Z (RFC 3339) | -90s, -5m, -2h, -3d (ago) | @SECONDS | lsn:N | bookmark:NAME | latest | oldest"
-
-_SIZE = re.compile(r"([0-9]{1,20})(?:([KMGTPE])(i?B)?|B)?", re.ASCII)
-_POWERS = {unit: power for power, unit in enumerate("KMGTPE", start=1)}
-
-
-def parse_size(text: str) -> int:
-    """Bytes in `10GiB`, `512M`, `4096`: K, M, G … and KiB, MiB … are powers of 1024, KB, MB … of 1000. Invalid otherwise."""
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise Invalid(f"{text[:100]!r} is no size: give a whole number with or without a unit, as 10GiB, 512M or 1T")
-    if found[2] is None:
-        return int(found[1])
-    base = 1000 if found[3] == "B" else 1024
-    return int(found[1]) * int(base ** _POWERS[found[2]])
 
 
 def store_folder(context: typer.Context, chosen: Path | None) -> Path:

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cdp.cli.options import JsonOption, StoreOption, opened, parse_size
+from cdp.cli.options import JsonOption, StoreOption, opened
 from cdp.cli.output import counted, human_bytes, human_span, human_time, print_facts, print_json, print_table
 from cdp.errors import Invalid
 from cdp.facts import PinFacts, RetentionFacts, SpaceFacts, StoreRetentionFacts
+from cdp.sizes import parse_size
 
 TERMS_HELP = "TIME: 90s, 15m (minutes), 24h, 2d, 2w, 1y, 1d12h, 0 or forever, back from the newest write. SIZE: 10GiB, 512M, bytes, or none"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +14,15 @@ from cdp.cli.options import StoreOption, store_folder
 def serve(
     context: typer.Context,
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Configuration (docs/operations.md). Default: STORE/cdp.toml; for root and its default store also /etc/cdp/cdp.toml. "
+            "Options stand above it.",
+            show_default=False,
+        ),
+    ] = None,
     listen: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,11 +60,19 @@ def serve(
     Prints a line `listening URI` for each address and then a line `ready`. Commands reach the daemon by STORE/control.sock.
     An export is a volume's NAME, or NAME@WHEN: the volume as it was, read-only.
     """
+    from cdp import configuration, logs  # noqa: PLC0415 (help needs none of it)
     from cdp.sockets import parse_address, parse_tcp  # noqa: PLC0415
 
-    addresses = tuple(parse_address(text) for text in listen or ())
-    scraped = None if metrics is None else parse_tcp(metrics)
+    folder = store_folder(context, store)
+    said = configuration.for_store(folder, config)
+    wanted = replace(
+        said,
+        listen=tuple(parse_address(text) for text in listen) if listen else said.listen,
+        insecure_tcp=insecure_tcp or said.insecure_tcp,
+        metrics=parse_tcp(metrics) if metrics else said.metrics,
+        log_level="info" if verbose and said.log_level != "debug" else said.log_level,
+    )
+    logs.set_up(wanted.log_level, wanted.log_format)
     from cdp import daemon  # noqa: PLC0415 (trio, the native module and the web framework: nobody else needs them)
 
-    daemon.set_up_logging(verbose=verbose)
-    daemon.run(daemon.Settings(store_folder(context, store), addresses, insecure_tcp, ready_fd, scraped))
+    daemon.run(daemon.Settings(folder, wanted, ready_fd))

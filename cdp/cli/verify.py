@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened, parse_size
+from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
 from cdp.cli.output import human_time, print_json, progress_bar, warn
 from cdp.errors import Corrupt
 from cdp.facts import FindingFacts
+from cdp.sizes import parse_size
 
 
 def verify(

@@ -285,7 +285,8 @@ def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, to
         log.exception("no session for the export %r", enter.name)
         _release(export)
     else:
-        log.info("session %d began: export %r", session, enter.name)
+        about = {"session": session, "export": enter.name, "volume": export.name.partition("@")[0]}
+        log.info("session %d began: export %r", session, enter.name, extra=about)
 
 
 def _prepare(stream: trio.SocketStream) -> None:
@@ -303,7 +304,8 @@ def _releaser(export: Export, token: trio.lowlevel.TrioToken) -> Callable[[int, 
     """What the native thread calls at the session's end."""
 
     def ended(session: int, reason: str) -> None:
-        log.info("session %d ended: %s", session, reason)
+        about = {"session": session, "export": export.name, "volume": export.name.partition("@")[0]}
+        log.info("session %d ended: %s", session, reason, extra=about)
         try:
             token.run_sync_soon(_release, export)
         except trio.RunFinishedError:

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp import config
-from cdp.cli.options import parse_size
 from cdp.cli.output import human_bytes
 from cdp.control.wire import STATUS, from_answer, to_answer
 from cdp.errors import KINDS, CdpError, Invalid
 from cdp.facts import InstantFacts, VolumeFacts, document
+from cdp.sizes import parse_size
 from tests.rig.cdp import Cdp, environment
 
 
