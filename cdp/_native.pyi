@@ -199,9 +199,11 @@ class Server:
         contexts: Sequence[tuple[int, str | View]],
         on_end: Callable[[int, str], None] | None = None,
         account: str = "",
+        tls: TlsConnection | None = None,
     ) -> int:
         """Takes over a connected socket (the caller gives the descriptor away) after the reply to NBD_OPT_GO or EXPORT_NAME; `leftover`: bytes already read past the handshake.
-        `contexts`: (id, `base:allocation`), or (id, a view) for what changed since that instant. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. `account`: under what its requests are counted. Returns the session's number."""
+        `contexts`: (id, `base:allocation`), or (id, a view) for what changed since that instant. A View is read-only; a Volume is writable. `on_end(session, reason)` is called from a native thread. `account`: under what its requests are counted.
+        `tls`: spoken over the socket from here on; its handshake is done and its output sent, and `leftover` is decrypted. Returns the session's number."""
 
     def sessions(self) -> list[dict[str, int | str | bool]]:
         """id, requests, bytes_in, bytes_out, errors, pending_bytes a live session."""
@@ -222,3 +224,40 @@ class Server:
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Reads no more requests, answers the admitted ones, closes all."""
+
+@final
+class TlsCredentials:
+    def __init__(self, certificates: bytes, key: bytes, client_ca: bytes | None = None) -> None:
+        """PEM: the server's certificate and those between it and its authority; its key, without a passphrase; the authorities of clients (None: clients are asked
+        for no certificate). Invalid, with what is wrong."""
+
+    def connection(self) -> TlsConnection: ...
+
+@final
+class TlsConnection:
+    """The server's end of a TLS connection without I/O, until a session takes it over; after that every call fails with Closed."""
+
+    def receive(self, data: bytes) -> bytes:
+        """Takes bytes from the wire; the plain bytes in them. Invalid where the client is refused or breaks the protocol: `output` then has what it is to be told, and nothing else may be called."""
+
+    def send(self, data: bytes) -> None:
+        """Takes plain bytes to send."""
+
+    def close(self) -> None:
+        """Says that no more will be sent."""
+
+    def output(self) -> bytes:
+        """Takes what is to be sent over the wire."""
+
+    @property
+    def handshaking(self) -> bool: ...
+    @property
+    def at_end(self) -> bool:
+        """The client has said that it sends no more."""
+
+    @property
+    def agreed(self) -> str | None:
+        """Version and cipher suite."""
+
+    def peer(self) -> tuple[str, list[str]] | None:
+        """The client's distinguished name (RFC 4514), and every name that an access rule may call it by: `subject:…`, `cn:…`, `dns:…`, `email:…`, `uri:…`, `sha256:…`. None without a certificate."""

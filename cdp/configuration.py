@@ -25,6 +25,7 @@ from cdp.errors import Invalid
 from cdp.retention import policy
 from cdp.sizes import parse_size
 from cdp.sockets import Address, SocketTerms, TcpAddress, UnixAddress, check_exposure, parse_address, parse_tcp
+from cdp.tls import Tls, TlsSettings
 
 SYSTEM_FILE = Path("/etc/cdp/cdp.toml")
 FILE_BYTES_MAX = 1 << 20
@@ -48,6 +49,7 @@ class Configuration:
 
     listen: tuple[Address, ...] = ()
     insecure_tcp: bool = False
+    tls: TlsSettings = field(default_factory=TlsSettings)
     nbd_socket: SocketTerms = field(default_factory=SocketTerms)
     control_socket: SocketTerms = field(default_factory=SocketTerms)
     metrics: TcpAddress | None = None
@@ -146,6 +148,7 @@ def _configuration(values: Mapping[str, Mapping[str, Any]]) -> Configuration:
     return Configuration(
         listen=nbd.get("listen", ()),
         insecure_tcp=nbd.get("insecure_tcp", False),
+        tls=TlsSettings(**values["tls"]),
         nbd_socket=_terms(nbd),
         control_socket=_terms(values["control"]),
         metrics=values["metrics"].get("listen"),
@@ -166,11 +169,19 @@ def _contradictions(made: Configuration) -> Iterable[tuple[tuple[str, ...], str]
         policy.changed(policy.DEFAULT, made.retention)
     except Invalid as error:
         yield ("retention",), f"[retention]: {error}"
-    for place, addresses in ((("nbd", "listen"), made.listen), (("metrics", "listen"), (made.metrics,))):
+    try:
+        made.tls.check()
+    except Invalid as error:
+        yield ("tls",), f"[tls]: {error}"
+    guarded = made.insecure_tcp or made.tls.keeps_strangers_out
+    for place, addresses, safe in (
+        (("nbd", "listen"), made.listen, guarded),
+        (("metrics", "listen"), (made.metrics,), made.insecure_tcp),
+    ):
         for address in addresses:
             if isinstance(address, TcpAddress):
                 try:
-                    check_exposure(address, insecure=made.insecure_tcp)
+                    check_exposure(address, insecure=safe)
                 except Invalid as error:
                     yield place, f"[{place[0]}] {place[1]}: {error}"
 
@@ -186,6 +197,13 @@ def _address(text: Any) -> Address:
     if isinstance(address, UnixAddress) and not address.path.is_absolute():
         raise Invalid(f"{text!r} has to be an absolute path")
     return address
+
+
+def _file(value: Any) -> Path:
+    path = Path(_text(value))
+    if not path.is_absolute():
+        raise Invalid(f"{value!r} has to be an absolute path")
+    return path
 
 
 def _text(value: Any) -> str:
@@ -274,6 +292,10 @@ TABLES: dict[str, dict[str, Key]] = {
         **_TERMS,
     },
     "control": dict(_TERMS),
+    "tls": {
+        "mode": Key(lambda value: Tls(_text(value)), "one of 'off', 'on', 'require'"),
+        **{name: Key(_file, "the path of a file") for name in ("certificate", "key", "client_ca", "access")},
+    },
     "metrics": {"listen": Key(lambda value: parse_tcp(_text(value)), "'tcp:HOST:PORT'")},
     "log": {"level": _one_of(LEVELS), "format": _one_of(FORMATS)},
     "limits": {

@@ -43,9 +43,11 @@ from cdp.metrics.page import PATH as METRICS_PATH
 from cdp.metrics.page import metrics_app
 from cdp.nbd import server as nbd_server
 from cdp.scratch import ScratchViews
+from cdp.security import TlsSecurity
 from cdp.sockets import SocketTerms, UnixAddress, listen_tcp, listen_unix
 from cdp.store import LocalStore
 from cdp.table import Table
+from cdp.tls import Tls
 
 log = logging.getLogger("cdp.daemon")
 
@@ -67,6 +69,7 @@ def run(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Busy if the store has a daemon already; Invalid or Io if a socket cannot be had."""
     if settings.ready_fd is not None and not _is_open(settings.ready_fd):
         raise Invalid(f"there is no open descriptor {settings.ready_fd} to write `ready` to")
+    settings.configuration.tls.check()
     _allow_descriptors()
     place.refuse_own_device(settings.store)
     # Before any thread is started: they inherit it.
@@ -116,8 +119,11 @@ class _Daemon:
         self._store = LocalStore(
             settings.store, self._table, self._scratch, self._attachments, settings.configuration.retention
         )
-        self._listening = tuple(sockets.uri(listener) for listener in listeners)
-        self._listeners = [*listeners, attach]
+        tls = settings.configuration.tls
+        self._security = None if tls.mode is Tls.OFF else TlsSecurity(tls, self._exports)
+        self._listening = tuple(sockets.uri(listener, tls=tls.mode is Tls.REQUIRE) for listener in listeners)
+        self._listeners = listeners
+        self._attach = attach
         self._control = control
         self._metrics = metrics
         self._started = time.time_ns()
@@ -154,9 +160,13 @@ class _Daemon:
     async def _accept(
         self, scope: trio.CancelScope, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        accepting = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in self._listeners]
+        serve = partial(nbd_server.serve, exports=self._exports, native=self._native)
         with scope:
-            await nbd_server.serve(accepting, self._exports, self._native, task_status=task_status)
+            async with trio.open_nursery() as nursery:
+                # Beside the others: what clients are asked for, and how many there are, does not touch the devices.
+                await nursery.start(partial(serve, _accepting([self._attach])))
+                await nursery.start(partial(serve, _accepting(self._listeners), security=self._security))
+                task_status.started()
 
     async def _keep(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -202,6 +212,10 @@ class _Daemon:
             requests=totals["requests"],
             errors=totals["errors"],
         )
+
+
+def _accepting(listeners: list[socket.socket]) -> list[trio.SocketListener]:
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in listeners]
 
 
 def _is_open(descriptor: int) -> bool:
@@ -254,9 +268,8 @@ def _listen(settings: Settings, stack: ExitStack) -> list[socket.socket]:
             path = Path(os.path.abspath(address.path))
             listeners.append(stack.enter_context(_unix_listener(path, wanted.nbd_socket)))
         else:
-            listeners += [
-                stack.enter_context(listener) for listener in listen_tcp(address, insecure=wanted.insecure_tcp)
-            ]
+            guarded = wanted.insecure_tcp or wanted.tls.keeps_strangers_out
+            listeners += [stack.enter_context(listener) for listener in listen_tcp(address, insecure=guarded)]
     return listeners
 
 

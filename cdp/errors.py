@@ -22,6 +22,10 @@ class Invalid(CdpError):
     nbd_errno = 22
 
 
+class Denied(Invalid):
+    """It exists, but not for who asks."""
+
+
 class NotFound(CdpError):
     """No such volume, instant, export or file."""
 

@@ -4,6 +4,7 @@ Invariants:
 - A name is cut at its first `@`; of what follows, a trailing `+scratch` or `+scratch=ID` is cut off. A `+` before a digit belongs to the time.
 - An absolute WHEN means one instant as long as any session holds an export of that very name: a bookmark that is moved meanwhile moves
   the next first opening, and only such exports (and live volumes) say that several connections see the same.
+- A client with a certificate is told of no volume that it is not given, not even that it exists.
 - The description carries the volume's ID, so that a client can tell where a URI leads, whatever lies between.
 """
 
@@ -15,10 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from cdp.access import EVERYTHING, Grants, Level
 from cdp.catalog import Catalog, Entry
 from cdp.changes import parse_point
 from cdp.description import SECTOR
-from cdp.errors import Invalid, NotFound
+from cdp.errors import CdpError, Denied, Invalid, NotFound
 from cdp.metrics.figures import account_name
 from cdp.names import check_name
 from cdp.scratch import Scratch, ScratchViews
@@ -90,18 +92,32 @@ class OpenExport:
     """One use of an export (`cdp.nbd.exports.Export`)."""
 
     def __init__(
-        self, exports: StoreExports, volume: OpenVolume, entry: Entry, pin: tuple[str, _Pin] | None = None
+        self,
+        exports: StoreExports,
+        volume: OpenVolume,
+        entry: Entry,
+        pin: tuple[str, _Pin] | None = None,
+        grants: Grants = EVERYTHING,
     ) -> None:
-        handle = volume.native if pin is None else pin[1].view
+        """`pin` None: the live volume, writable where that is granted."""
+        handle: _native.Volume | _native.View
+        if pin is not None:
+            handle = pin[1].view
+        elif _level(grants, entry) is Level.WRITE:
+            handle = volume.native
+        else:
+            handle = volume.native.live()
         self._exports = exports
         self._volume = volume
         self._volume_id = entry.id
         self._pin = pin
+        self._grants = grants
         self._others: list[str] = []
         self._shared = pin is None or pin[0] != ""
         self._session: int | None = None
-        self.handle: _native.Volume | _native.View = handle
+        self.handle = handle
         self.size = handle.size
+        self._read_only = handle is not volume.native
         if pin is None:
             self.name = entry.name
             self.description: str | None = describe(entry.id)
@@ -114,7 +130,7 @@ class OpenExport:
 
     @property
     def read_only(self) -> bool:
-        return self._pin is not None
+        return self._read_only
 
     @property
     def multi_conn(self) -> bool:
@@ -128,7 +144,7 @@ class OpenExport:
         point = parse_point(when)
         if point.volume is None:
             return self._comparable(self._volume, point.when)
-        entry, other = self._exports.acquire(point.volume)
+        entry, other = self._exports.acquire(point.volume, self._grants)
         try:
             view = self._comparable(other, point.when)
         except BaseException:
@@ -178,8 +194,11 @@ class OpenExport:
 class ScratchExport(OpenExport):
     """One use of a scratch view; writable."""
 
-    def __init__(self, exports: StoreExports, entry: Entry, scratch: Scratch, views: ScratchViews) -> None:
+    def __init__(
+        self, exports: StoreExports, entry: Entry, scratch: Scratch, views: ScratchViews, grants: Grants
+    ) -> None:
         super().__init__(exports, scratch.volume, scratch.volume.entry)
+        self._grants = grants
         self._parent_id = entry.id
         self._scratch = scratch
         self._views = views
@@ -218,11 +237,15 @@ class StoreExports:
 
     async def names(self) -> list[tuple[str, str]]:
         """The volumes that can be served, and what they are."""
-        return await self.in_thread(self._names)
+        return await self.in_thread(self.names_now)
 
     async def open(self, name: str) -> OpenExport:
         """Opens a volume or a view of it for one session."""
         return await self.in_thread(lambda: self.open_now(name))
+
+    def granted(self, grants: Grants) -> GrantedExports:
+        """The same, as far as a client may."""
+        return GrantedExports(self, grants)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Work that waits, beside the event loop."""
@@ -230,18 +253,20 @@ class StoreExports:
 
         return await trio.to_thread.run_sync(work, limiter=self._threads)
 
-    def open_now(self, name: str) -> OpenExport:
+    def open_now(self, name: str, grants: Grants = EVERYTHING) -> OpenExport:
         """`open`, in the calling thread; waits."""
-        wanted = ExportName(self._only()) if name == "" else parse_export(name)
+        wanted = ExportName(self._only(grants)) if name == "" else parse_export(name)
         if wanted.scratch is not None and self._scratch is None:
             raise Invalid(f"{name[:200]!r}: there are no writable views (+scratch) here")
-        entry, volume = self.acquire(wanted.volume)
+        entry, volume = self.acquire(wanted.volume, grants)
         try:
             if self._scratch is not None and wanted.scratch is not None and wanted.when is not None:
+                if _level(grants, entry) is not Level.WRITE:
+                    raise Denied(f"{entry.name}: you may read it, but not make scratch views of it")
                 scratch = self._scratch.open(volume, wanted.when, wanted.scratch)
-                return ScratchExport(self, entry, scratch, self._scratch)
+                return ScratchExport(self, entry, scratch, self._scratch, grants)
             if wanted.when is None:
-                return OpenExport(self, volume, entry)
+                return OpenExport(self, volume, entry, grants=grants)
             # What is relative is looked up each time; the rest is shared by name, under the ID: volumes can be renamed.
             key = "" if relative(wanted.when) else f"{entry.id}@{wanted.when}"
             with self._lock:
@@ -251,15 +276,27 @@ class StoreExports:
             if pin is None:
                 instant = volume.resolve(wanted.when)
                 pin = self._pinned(key, _Pin(volume.native.view(instant.lsn), instant.lsn, instant.stamp))
-            return OpenExport(self, volume, entry, (key, pin))
+            return OpenExport(self, volume, entry, (key, pin), grants)
         except BaseException:
             self._table.release(entry.id)
             raise
 
-    def acquire(self, name: str) -> tuple[Entry, OpenVolume]:
-        """One use of a volume, until it is let go. Waits."""
-        entry = self._catalog.find(name)
+    def acquire(self, name: str, grants: Grants = EVERYTHING) -> tuple[Entry, OpenVolume]:
+        """One use of a volume, until it is let go. Waits. NotFound also for one that is not granted."""
+        entry = self._find(name, grants)
         return entry, self._table.acquire(entry)
+
+    def _find(self, name: str, grants: Grants) -> Entry:
+        try:
+            entry = self._catalog.find(name)
+        except CdpError:
+            # What the catalog says may name a volume that this client is not to know of.
+            if grants.level(name):
+                raise
+        else:
+            if _level(grants, entry):
+                return entry
+        raise NotFound(f"there is no volume {name[:200]!r} for you")
 
     def let_go(self, volume_id: str, pin: tuple[str, _Pin] | None) -> None:
         """Ends one use of an export. Does not wait."""
@@ -279,15 +316,36 @@ class StoreExports:
             pin.uses += 1
             return pin
 
-    def _names(self) -> list[tuple[str, str]]:
+    def names_now(self, grants: Grants = EVERYTHING) -> list[tuple[str, str]]:
+        """`names`, in the calling thread."""
         return [
             (entry.name, describe(entry.id))
             for entry in self._catalog.entries()
-            if isinstance(entry, Entry) and not entry.deleted
+            if isinstance(entry, Entry) and not entry.deleted and _level(grants, entry)
         ]
 
-    def _only(self) -> str:
-        names = [name for name, _ in self._names()]
+    def _only(self, grants: Grants) -> str:
+        names = [name for name, _ in self.names_now(grants)]
         if len(names) != 1:
             raise NotFound(f"there are {len(names)} volumes: name the one to open")
         return names[0]
+
+
+class GrantedExports:
+    """The exports of a store that one client may open (`cdp.nbd.exports.Exports`)."""
+
+    def __init__(self, exports: StoreExports, grants: Grants) -> None:
+        self._exports = exports
+        self._grants = grants
+
+    async def names(self) -> list[tuple[str, str]]:
+        return await self._exports.in_thread(lambda: self._exports.names_now(self._grants))
+
+    async def open(self, name: str) -> OpenExport:
+        if self._grants == Grants():
+            raise Denied("your certificate is given no export here")
+        return await self._exports.in_thread(lambda: self._exports.open_now(name, self._grants))
+
+
+def _level(grants: Grants, entry: Entry) -> Level:
+    return grants.level(entry.name, entry.id)

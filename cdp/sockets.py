@@ -2,7 +2,7 @@
 
 Invariants:
 - A Unix socket is replaced only if nobody answers on it; whatever else stands at its path is left alone.
-- TCP beyond loopback is bound only when it was asked for in so many words: there is no authentication yet.
+- TCP beyond loopback is bound only where TLS keeps strangers out, or when it was asked for in so many words.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def check_exposure(address: TcpAddress, *, insecure: bool) -> None:
     if not insecure and not is_loopback(address.host):
         raise Invalid(
             f"tcp:{address.host}:{address.port} can be reached by other machines, and nothing keeps them out: "
-            "--insecure-tcp (insecure_tcp = true) serves there all the same"
+            "--tls require with --tls-client-ca does; --insecure-tcp (insecure_tcp = true) serves there all the same"
         )
 
 
@@ -170,12 +170,13 @@ def listen_tcp(address: TcpAddress, *, insecure: bool) -> list[socket.socket]:
         return listeners
 
 
-def uri(listener: socket.socket) -> str:
-    """The NBD URI of a listening socket, without an export name."""
+def uri(listener: socket.socket, *, tls: bool = False) -> str:
+    """The NBD URI of a listening socket, without an export name. `tls`: TCP clients have to speak it."""
     if listener.family == socket.AF_UNIX:
         return f"nbd+unix:///?socket={listener.getsockname()}"
     host, port = listener.getsockname()[:2]
-    return f"nbd://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"nbd://{host}:{port}"
+    scheme = "nbds" if tls else "nbd"
+    return f"{scheme}://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
 
 
 def http_url(listener: socket.socket) -> str:

@@ -35,6 +35,35 @@ def serve(
         bool,
         typer.Option("--insecure-tcp", help="Serve on addresses that other machines reach. Nothing keeps them out."),
     ] = False,
+    tls: Annotated[
+        str | None,
+        typer.Option(
+            metavar="off|on|require",
+            help="TLS: none (the default), for clients that start it, or for every client on TCP.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The server's certificate, PEM, with those between it and its authority."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM, without a passphrase.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Authorities, PEM: who starts TLS must have a certificate of one of them.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_access: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rules, TOML: which certificate may open what. Without, each opens everything.",
+            show_default=False,
+        ),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +98,7 @@ def serve(
         said,
         listen=tuple(parse_address(text) for text in listen) if listen else said.listen,
         insecure_tcp=insecure_tcp or said.insecure_tcp,
+        tls=said.tls.with_options(tls, tls_cert, tls_key, tls_client_ca, tls_access),
         metrics=parse_tcp(metrics) if metrics else said.metrics,
         log_level="info" if verbose and said.log_level != "debug" else said.log_level,
     )

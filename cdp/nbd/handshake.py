@@ -5,6 +5,7 @@
             NeedBytes    -> handshake.receive(bytes from the client; b"" at its end)
             ListExports  -> handshake.exports_are(names) or handshake.refused(error)
             OpenExport   -> handshake.export_is(facts) or handshake.refused(error)
+            StartTls     -> the TLS handshake; then everything goes through TLS, and handshake.secured()
             Enter        -> the transmission phase begins, with what Enter holds
             End          -> hang up
 
@@ -14,6 +15,7 @@ Invariants:
 - Whatever the bytes, nothing is raised. Bytes kept are bounded by `Limits.option_bytes_max` and one `receive`; options and bytes of all
   options together are bounded as well, and an option too long to keep is passed over, answered and forgotten.
 - An event stays the next event until it is answered, so asking twice is harmless. ENTERED and ENDED are final.
+- Nothing that was said before TLS counts after it, and nothing that came in the clear is read as said after it.
 - Every option gets exactly one final reply, in the order of the options; EXPORT_NAME, which has none, ends the handshake either way.
 """
 
@@ -25,12 +27,26 @@ from dataclasses import dataclass
 from cdp import errors
 from cdp.nbd import offer, wire
 from cdp.nbd.offer import Facts, Negotiated
-from cdp.nbd.states import NEED_BYTES, TRANSITIONS, End, Enter, Event, Limits, ListExports, OpenExport, State, Step
+from cdp.nbd.states import (
+    NEED_BYTES,
+    TRANSITIONS,
+    End,
+    Enter,
+    Event,
+    Limits,
+    ListExports,
+    OpenExport,
+    StartTls,
+    State,
+    Step,
+    TlsOffer,
+)
 from cdp.nbd.wire import HandshakeFlag, Opt, Rep
 
 OFFERED = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
 
 REFUSALS: dict[type[errors.CdpError], Rep] = {
+    errors.Denied: Rep.ERR_POLICY,
     errors.Invalid: Rep.ERR_INVALID,
     errors.NotFound: Rep.ERR_UNKNOWN,
     errors.Closed: Rep.ERR_SHUTDOWN,
@@ -57,8 +73,11 @@ class _Pending:
 class Handshake:
     """One connection's negotiation. See the file's head for its use."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, tls: TlsOffer = TlsOffer.NONE) -> None:
         self._limits = limits or Limits()
+        self._tls = tls
+        self._secured = False
+        self._lacked_tls = False
         self._state = State.FLAGS
         self._event: Event = NEED_BYTES
         self._input = bytearray()
@@ -75,6 +94,11 @@ class Handshake:
     @property
     def state(self) -> State:
         return self._state
+
+    @property
+    def lacked_tls(self) -> bool:
+        """Whether the client wanted something without TLS that it may have with TLS only."""
+        return self._lacked_tls
 
     def output(self) -> bytes:
         """Takes what is to be sent."""
@@ -118,6 +142,13 @@ class Handshake:
             return self._end(f"the export was refused: {error}")
         kind = next((REFUSALS[base] for base in type(error).__mro__ if base in REFUSALS), Rep.ERR_POLICY)
         return self._refuse(self._option, kind, str(error))
+
+    def secured(self) -> None:
+        """Answers StartTls: what is received from now on came through TLS."""
+        assert self._state is State.SECURING
+        self._secured = True
+        self._negotiated = Negotiated()
+        self._step(Step.SECURED)
 
     # --- what is done with the bytes of each state: True if there may be more to do
 
@@ -163,6 +194,8 @@ class Handshake:
             self._forget_contexts()
         if self._option == Opt.ABORT:
             self._abort(b"")
+        elif self._lacks_tls(self._option):
+            self._refuse_without_tls()
         elif self._option in _RULES:
             self._refuse(
                 self._option, Rep.ERR_TOO_BIG, f"an option may have {self._limits.option_bytes_max} bytes of data"
@@ -186,7 +219,14 @@ class Handshake:
             return f"option {header.option} from a client without fixed newstyle"
         return None
 
+    def _lacks_tls(self, option: int) -> bool:
+        lacking = self._tls is TlsOffer.REQUIRED and not self._secured and option not in {Opt.STARTTLS, Opt.ABORT}
+        self._lacked_tls = self._lacked_tls or lacking
+        return lacking
+
     def _why_not_export_name(self, header: wire.OptionHeader) -> str | None:
+        if self._lacks_tls(header.option):
+            return "EXPORT_NAME without TLS"
         if self._negotiated.extended:
             return "EXPORT_NAME after EXTENDED_HEADERS"
         if header.length > wire.STRING_BYTES_MAX:
@@ -201,6 +241,8 @@ class Handshake:
     # --- options
 
     def _dispatch(self, data: bytes) -> None:
+        if self._lacks_tls(self._option):
+            return self._refuse_without_tls()
         rule = _RULES.get(self._option)
         if rule is None:
             return self._refuse_unknown()
@@ -224,8 +266,14 @@ class Handshake:
         self._step(Step.NAMES_WANTED)
 
     def _start_tls(self, _data: bytes) -> None:
-        # Where TLS begins once there is some: ACK, a fresh Negotiated, and an event that hands the socket over.
-        self._refuse(Opt.STARTTLS, Rep.ERR_UNSUP, "this server does not do TLS")
+        if self._tls is TlsOffer.NONE:
+            return self._refuse(Opt.STARTTLS, Rep.ERR_UNSUP, "this server does not do TLS")
+        if self._secured:
+            return self._refuse(Opt.STARTTLS, Rep.ERR_INVALID, "TLS has been started already")
+        self._output.append(wire.reply(Opt.STARTTLS, Rep.ACK))
+        self._event = StartTls(bytes(self._input))
+        self._input.clear()
+        return self._step(Step.TLS_WANTED)
 
     def _structured_reply(self, _data: bytes) -> None:
         if self._negotiated.extended:
@@ -319,6 +367,9 @@ class Handshake:
 
     def _refuse_unknown(self) -> None:
         self._refuse(self._option, Rep.ERR_UNSUP, f"this server does not know option {self._option}")
+
+    def _refuse_without_tls(self) -> None:
+        self._refuse(self._option, Rep.ERR_TLS_REQD, "this server requires TLS: start it first")
 
     def _enter(self, name: str) -> None:
         negotiated = self._negotiated

@@ -4,6 +4,7 @@ Invariants:
 - A client costs the others nothing: each handshake is a task of its own, ends after `handshake_seconds`, and is one of at most
   `handshakes_max`. When all are taken, a newcomer displaces the oldest one that waits for its client, so idle connections
   cannot lock anybody out.
+- A client that TLS turns away is named in the log, with the reason, as a warning.
 - A handshake has at most one export open. It is released exactly once: by the handshake, or by the session that took it over.
 - After the last byte of the handshake Python does not touch the connection again.
 - No client can end the server: what goes wrong in one connection is logged and ends that connection.
@@ -25,7 +26,8 @@ from cdp.nbd import offer
 from cdp.nbd.exports import Export, Exports
 from cdp.nbd.handshake import Handshake
 from cdp.nbd.offer import Facts
-from cdp.nbd.states import End, Enter, Limits, ListExports, NeedBytes, OpenExport
+from cdp.nbd.states import End, Enter, Limits, ListExports, NeedBytes, OpenExport, StartTls, TlsOffer
+from cdp.nbd.tls import Plain, Secure, Security, TurnedAway
 
 if TYPE_CHECKING:
     from cdp import _native
@@ -36,7 +38,6 @@ HANDSHAKE_SECONDS = 30.0
 """From accepting to the transmission phase: ample for a person who types options, short for one who types none."""
 HANDSHAKES_MAX = 128
 """At once; each may hold some 130 KiB and one export."""
-RECEIVE_BYTES = 64 << 10
 INSTANTS_MAX = 64
 """Instants that one negotiation holds to tell changes since; each keeps history."""
 
@@ -52,6 +53,7 @@ async def serve(
     handshake_seconds: float = HANDSHAKE_SECONDS,
     handshakes_max: int = HANDSHAKES_MAX,
     limits: Limits | None = None,
+    security: Security | None = None,
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves NBD on all listeners until cancelled.
@@ -67,6 +69,7 @@ async def serve(
       handshake_seconds: a handshake that takes longer is cut off.
       handshakes_max: how many there may be at once.
       limits: how much a client may ask in one handshake.
+      security: whether there is TLS, and who may open what with it. None: there is none.
       task_status: started with the listeners once they accept, as `trio.serve_listeners` does.
 
     Raises:
@@ -77,7 +80,7 @@ async def serve(
     token = trio.lowlevel.current_trio_token()
 
     async def handle(stream: trio.SocketStream) -> None:
-        connection = _Connection(stream, exports, limits or Limits())
+        connection = _Connection(stream, exports, limits or Limits(), security)
         with gate.passing(connection):
             enter = await connection.negotiate(handshake_seconds)
             if enter is not None:
@@ -92,8 +95,12 @@ async def serve(
 class _Connection:
     """One accepted connection, up to the end of its handshake."""
 
-    def __init__(self, stream: trio.SocketStream, exports: Exports, limits: Limits) -> None:
+    def __init__(self, stream: trio.SocketStream, exports: Exports, limits: Limits, security: Security | None) -> None:
         self.stream = stream
+        self.pipe = Plain(stream)
+        self.who = _address(stream)
+        self._security = security
+        self._told = False
         self.scope = trio.CancelScope()
         self.waits_for_client = True
         self._exports = exports
@@ -116,6 +123,10 @@ class _Connection:
                     reason = outcome.reason
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             reason = "the client vanished"
+        except TurnedAway as refusal:
+            reason = "it was turned away"
+            log.warning("turned %s away: %s", self.who, refusal)
+            await self.pipe.last_words()
         except Exception:
             log.exception("a handshake failed")
             reason = "internal error"
@@ -123,7 +134,7 @@ class _Connection:
             if enter is None:
                 self._release()
         if enter is None:
-            log.info("handshake ended: %s", reason)
+            log.info("handshake of %s ended: %s", self.who, reason)
         return enter
 
     def take_export(self) -> Export:
@@ -140,18 +151,44 @@ class _Connection:
         return [(number, views.get(context, context)) for number, context in enter.contexts]
 
     async def _converse(self) -> Enter | End:
-        machine = Handshake(self._limits)
+        local = self.stream.socket.family == socket.AF_UNIX
+        machine = Handshake(self._limits, self._security.offer(local=local) if self._security else TlsOffer.NONE)
         while True:
             event = machine.next_event()
+            if machine.lacked_tls and not self._told:
+                self._told = True
+                log.warning("refused %s, which does not start TLS: it is required here", self.who)
             if out := machine.output():
-                await self.stream.send_all(out)
+                await self.pipe.send_all(out)
             match event:
                 case NeedBytes():
-                    machine.receive(await self.stream.receive_some(RECEIVE_BYTES))
+                    machine.receive(await self.pipe.receive_some())
                 case ListExports() | OpenExport():
                     await self._answer(machine, event)
-                case Enter() | End():
+                case StartTls():
+                    await self._start_tls(event.leftover)
+                    machine.secured()
+                case End():
+                    await self.pipe.finish()
                     return event
+                case Enter():
+                    return event
+
+    async def _start_tls(self, leftover: bytes) -> None:
+        """From here on the connection is another: what was opened before is forgotten, and the certificate says who the client is."""
+        assert self._security is not None
+        self._release()
+        self._since.clear()
+        try:
+            tls = await self._security.connection()
+            self.pipe = secure = Secure(self.stream, tls)
+            await secure.shake_hands(leftover)
+            peer = await self._security.peer(tls)
+        except errors.CdpError as error:
+            raise TurnedAway(str(error)) from error
+        self._exports = peer.exports
+        self.who = f"{self.who} ({peer.name})"
+        log.info("%s speaks TLS: %s", self.who, tls.agreed)
 
     async def _answer(self, machine: Handshake, event: ListExports | OpenExport) -> None:
         """Asks the control plane. Its errors are the client's answer."""
@@ -273,6 +310,7 @@ def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, to
             contexts=connection.meanings(enter),
             on_end=_releaser(export, token),
             account=export.account,
+            tls=connection.pipe.tls,
         )
 
     try:
@@ -286,7 +324,16 @@ def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, to
         _release(export)
     else:
         about = {"session": session, "export": enter.name, "volume": export.name.partition("@")[0]}
-        log.info("session %d began: export %r", session, enter.name, extra=about)
+        log.info("session %d began: export %r, %s", session, enter.name, connection.who, extra=about)
+
+
+def _address(stream: trio.SocketStream) -> str:
+    """For the log."""
+    if stream.socket.family == socket.AF_UNIX:
+        return "a local client"
+    with contextlib.suppress(OSError):
+        return "the client at {}:{}".format(*stream.socket.getpeername()[:2])
+    return "a client that is gone"
 
 
 def _prepare(stream: trio.SocketStream) -> None:

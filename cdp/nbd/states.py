@@ -2,7 +2,7 @@
 
 Invariants:
 - TRANSITIONS names every step that can happen. One that it does not name is a bug, not something that a client can cause.
-- Only LISTING and OPENING wait for the caller, only FLAGS, OPTIONS and SKIPPING for the client. ENTERED and ENDED are final.
+- Only LISTING, OPENING and SECURING wait for the caller, only FLAGS, OPTIONS and SKIPPING for the client. ENTERED and ENDED are final.
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ class Limits:
     """Options of one handshake."""
     input_bytes_max: int = 4 << 20
     """Options with their data, passed over or not. The connection ends when a header announces more."""
+
+
+class TlsOffer(enum.Enum):
+    """What this server does about TLS ("TLS support"): NOTLS, SELECTIVETLS without an export that needs it, FORCEDTLS."""
+
+    NONE = enum.auto()
+    OFFERED = enum.auto()
+    REQUIRED = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,14 @@ class OpenExport:
 
 
 @dataclass(frozen=True)
+class StartTls:
+    """Once the output is sent, everything either way goes through TLS: its handshake comes first."""
+
+    leftover: bytes
+    """Already received, belongs to the TLS handshake: what came in the clear is never taken for an option."""
+
+
+@dataclass(frozen=True)
 class Enter:
     """Negotiation has succeeded: once the output is sent, the connection belongs to the transmission phase."""
 
@@ -64,7 +80,7 @@ class End:
     reason: str
 
 
-Event = NeedBytes | ListExports | OpenExport | Enter | End
+Event = NeedBytes | ListExports | OpenExport | StartTls | Enter | End
 NEED_BYTES = NeedBytes()
 
 
@@ -79,6 +95,8 @@ class State(enum.Enum):
     """Waits for the caller's names."""
     OPENING = enum.auto()
     """Waits for the caller's export."""
+    SECURING = enum.auto()
+    """Waits for the caller's TLS."""
     ENTERED = enum.auto()
     ENDED = enum.auto()
 
@@ -90,6 +108,8 @@ class Step(enum.Enum):
     NAMES_WANTED = enum.auto()
     EXPORT_WANTED = enum.auto()
     EXPORT_TAKEN = enum.auto()
+    TLS_WANTED = enum.auto()
+    SECURED = enum.auto()
     OVER = enum.auto()
 
 
@@ -100,11 +120,13 @@ TRANSITIONS: dict[State, dict[Step, State]] = {
         Step.TOO_LONG: State.SKIPPING,
         Step.NAMES_WANTED: State.LISTING,
         Step.EXPORT_WANTED: State.OPENING,
+        Step.TLS_WANTED: State.SECURING,
         Step.OVER: State.ENDED,
     },
     State.SKIPPING: {Step.ANSWERED: State.OPTIONS, Step.OVER: State.ENDED},
     State.LISTING: {Step.ANSWERED: State.OPTIONS},
     State.OPENING: {Step.ANSWERED: State.OPTIONS, Step.EXPORT_TAKEN: State.ENTERED, Step.OVER: State.ENDED},
+    State.SECURING: {Step.SECURED: State.OPTIONS},
     State.ENTERED: {},
     State.ENDED: {},
 }

@@ -128,6 +128,8 @@ class Load:
         self._handles: list[Any] = []
         for _ in lanes:
             handle = nbd.NBD()
+            # A URI may name the folder of a client's certificate.
+            handle.set_uri_allow_local_file(True)
             handle.connect_uri(uri)
             self._handles.append(handle)
 

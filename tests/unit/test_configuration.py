@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from cdp.configuration import Configuration, Limits, parse
 from cdp.errors import Invalid, NotFound
 from cdp.sockets import SocketTerms, TcpAddress, UnixAddress
 from cdp.store import LocalStore
+from cdp.tls import Tls, TlsSettings
 from tests.rig.cdp import Cdp
 
 FULL = b"""
@@ -181,3 +183,39 @@ def test_the_command_names_file_line_and_key(cdp: Cdp, store: Path) -> None:
     assert told[0].startswith(f"cdp: {file}:2: [log] level cannot be 'loud'")
     assert told[1].startswith(f"{file}:3: [log] has no key 'colour'")
     assert str(file) in cdp.run("serve", exit_code=2).stderr
+
+
+def test_tls() -> None:
+    files = "certificate = '/tls/cert.pem'\nkey = '/tls/key.pem'\n"
+    made = parse(
+        f"[tls]\nmode = 'require'\nclient_ca = '/tls/ca.pem'\n{files}\n[nbd]\nlisten = ['tcp:0.0.0.0:10809']".encode()
+    )
+    assert made.tls == TlsSettings(Tls.REQUIRE, Path("/tls/cert.pem"), Path("/tls/key.pem"), Path("/tls/ca.pem"))
+    assert made.tls.with_options("on", None, Path("other.pem"), None, None).key == Path("other.pem")
+    assert made.tls.with_options("off", None, None, None, None) == TlsSettings()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mode = 'on'", ":1: [tls]: --tls on needs --tls-cert and --tls-key"),
+        ("key = '/key.pem'", ":1: [tls]: there are files for TLS, but it is off"),
+        (
+            "mode = 'on'\ncertificate = '/c'\nkey = '/k'\naccess = '/a'",
+            "without certificates nobody knows who a client is",
+        ),
+        ("mode = 'maybe'", "[tls] mode cannot be 'maybe': one of 'off', 'on', 'require'"),
+        ("certificate = 'cert.pem'", "'cert.pem' has to be an absolute path"),
+        (
+            "mode = 'on'\ncertificate = '/c'\nkey = '/k'\nclient_ca = '/a'\n[nbd]\nlisten = ['tcp:0.0.0.0:1']",
+            "nothing keeps them out",
+        ),
+        (
+            "mode = 'require'\ncertificate = '/c'\nkey = '/k'\n[nbd]\nlisten = ['tcp:0.0.0.0:1']",
+            "nothing keeps them out",
+        ),
+    ],
+)
+def test_tls_that_does_not_go_together(text: str, says: str) -> None:
+    with pytest.raises(Invalid, match=re.escape(says)):
+        parse(f"[tls]\n{text}".encode())

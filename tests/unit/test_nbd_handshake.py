@@ -522,7 +522,7 @@ def test_what_is_kept_of_a_long_option_is_bounded() -> None:
 
 
 def test_every_kind_of_error_has_a_refusal() -> None:
-    assert set(REFUSALS) == set(errors.KINDS)
+    assert set(REFUSALS) == {*errors.KINDS, errors.Denied}
     assert all(kind & ERR for kind in REFUSALS.values())
 
 

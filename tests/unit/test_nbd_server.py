@@ -114,6 +114,7 @@ class Session:
     contexts: list[tuple[int, str]]
     on_end: Callable[[int, str], None]
     account: str
+    tls: object = None
 
 
 @dataclass

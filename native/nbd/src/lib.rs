@@ -1,6 +1,6 @@
 //! The transmission phase of NBD over an engine volume or view (docs/nbd.md).
 //!
-//! Negotiation is somebody else's: a session begins with a connected socket and what was agreed on. A fixed set of
+//! Negotiation is somebody else's: a session begins with a connected socket, its TLS connection if it has one, and what was agreed on. A fixed set of
 //! threads serves all sessions over epoll; an idle session is a small struct. Bytes flow one way: socket → window
 //! → gate (`request`) → engine → outbox → socket. Nothing here knows of Python or of files.
 
@@ -20,6 +20,7 @@ mod socket;
 mod succession;
 mod sys;
 mod tally;
+pub mod tls;
 mod turn;
 mod watch;
 pub mod wire;

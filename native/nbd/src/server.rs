@@ -15,10 +15,11 @@ use crate::request::REQUEST_MAX;
 use crate::session::{Agreement, OnEnd, Session};
 use crate::socket::Socket;
 use crate::tally::{Row, KINDS};
+use crate::tls::Tls;
 use crate::worker::Core;
 use crate::{Config, Export, Mode};
 
-/// A live session; bytes as they passed the socket.
+/// A live session; bytes as they passed the socket, with TLS those inside it.
 #[derive(Clone, Debug, Default)]
 pub struct SessionFacts {
     pub id: u64,
@@ -117,11 +118,25 @@ impl Server {
         mode: Mode,
         on_end: Option<OnEnd>,
     ) -> Result<u64> {
+        self.attach_over(socket, None, leftover, export, mode, on_end)
+    }
+
+    /// `attach` of a socket over which TLS is spoken: its handshake is done, and what it had to send was sent.
+    /// `leftover` is decrypted.
+    pub fn attach_over(
+        &self,
+        socket: OwnedFd,
+        tls: Option<Tls>,
+        leftover: Vec<u8>,
+        export: Export,
+        mode: Mode,
+        on_end: Option<OnEnd>,
+    ) -> Result<u64> {
         if leftover.len() > WINDOW {
             return Err(Error::invalid("more than 256 KiB were read beyond the negotiation"));
         }
         let agreement = Agreement::new(mode)?;
-        let socket = Socket::new(socket).map_err(|error| io("socket", &error))?;
+        let socket = Socket::new(socket, tls).map_err(|error| io("socket", &error))?;
         let core = &self.core;
         let mut registry = core.registry.lock();
         if core.stopping.load(Relaxed) {

@@ -194,7 +194,7 @@ impl Core {
         session.watch.sending.clear();
         session.watch.reading.clear();
         let _ = self.reactor.epoll.remove(session.socket.as_fd());
-        session.socket.shut();
+        session.socket.close();
     }
 
     /// Takes a retired session off the books and says so.

@@ -5,6 +5,7 @@ mod origin;
 mod scrub;
 mod server;
 mod target;
+mod tls;
 mod view;
 mod volume;
 
@@ -18,6 +19,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<volume::PyVolume>()?;
     module.add_class::<view::PyView>()?;
     module.add_class::<server::PyServer>()?;
+    module.add_class::<tls::PyTlsCredentials>()?;
+    module.add_class::<tls::PyTlsConnection>()?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use pyo3::types::PyDict;
 type OnEnd = Box<dyn FnOnce(u64, &str) + Send>;
 
 use crate::errors::raise;
+use crate::tls::PyTlsConnection;
 use crate::view::PyView;
 use crate::volume::PyVolume;
 
@@ -30,7 +31,7 @@ impl PyServer {
         Ok(PyServer { server })
     }
 
-    #[pyo3(signature = (fd, leftover, export, *, structured, extended, contexts, on_end = None, account = String::new()))]
+    #[pyo3(signature = (fd, leftover, export, *, structured, extended, contexts, on_end = None, account = String::new(), tls = None))]
     #[allow(clippy::too_many_arguments)]
     fn attach(
         &self,
@@ -43,6 +44,7 @@ impl PyServer {
         contexts: Vec<(u32, Bound<'_, PyAny>)>,
         on_end: Option<Py<PyAny>>,
         account: String,
+        tls: Option<Bound<'_, PyTlsConnection>>,
     ) -> PyResult<u64> {
         if fd < 0 {
             return Err(raise(Error::invalid("a descriptor is not negative")));
@@ -69,7 +71,8 @@ impl PyServer {
                 });
             })
         });
-        py.detach(|| self.server.attach(socket, leftover, export, mode, on_end)).map_err(raise)
+        let tls = tls.map(|tls| tls.get().take()).transpose()?;
+        py.detach(|| self.server.attach_over(socket, tls, leftover, export, mode, on_end)).map_err(raise)
     }
 
     fn sessions<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
