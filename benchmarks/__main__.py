@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from benchmarks.measure import Figures
 from benchmarks.rounds import Plan, run_round
 from benchmarks.rows import BY_KEY, ROWS
 from benchmarks.servers import SERVERS
-from benchmarks.verdicts import Key, verdicts
+from benchmarks.verdicts import Key, Limits, Results, verdicts
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -28,7 +29,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="512 MiB, 1 round of 1 s a workload: a look, not a measurement")
+    add("--quick", action="store_true", help="512 MiB, 1 round of 0.6 s a workload: a look, not a measurement")
     add("--only", default="", metavar="ROW[,ROW]", help="rows by their key (see --list)")
     add("--list", action="store_true", help="print the rows and their bars, and measure nothing")
     add("--rounds", type=int, default=3)
@@ -49,7 +50,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     chosen = parser.parse_args(words)
     if chosen.quick:
-        chosen.rounds, chosen.seconds, chosen.size_mib = 1, 1.0, 512
+        chosen.rounds, chosen.seconds, chosen.size_mib = 1, 0.6, 512
     unknown = [key for key in filter(None, chosen.only.split(",")) if key not in BY_KEY]
     if unknown:
         parser.error(f"no such row: {', '.join(unknown)} (rows: {', '.join(BY_KEY)})")
@@ -66,6 +67,7 @@ def plan_of(chosen: argparse.Namespace) -> Plan:
 
 
 def measure_rounds(chosen: argparse.Namespace, plan: Plan, target: Path) -> None:
+    """Tells what was measured also where a round fails: half an hour of figures is not thrown away."""
     results: dict[Key, list[Figures]] = {}
     seen: list[dict[str, float]] = []
     began = datetime.now(UTC)
@@ -74,18 +76,31 @@ def measure_rounds(chosen: argparse.Namespace, plan: Plan, target: Path) -> None
         results.setdefault(key, []).append(figures)
         print(report.row(f"{key[0]}, {key[1]}", key[2], figures), file=sys.stderr, flush=True)
 
-    settings = {"rounds": chosen.rounds, "seconds": chosen.seconds, "size_mib": chosen.size_mib}
+    settings: dict[str, float] = {"rounds": chosen.rounds, "seconds": chosen.seconds, "size_mib": chosen.size_mib}
     load_before = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="b-", dir=chosen.folder) as scratch:
-        for turn in range(chosen.rounds):
-            folder = Path(scratch) / str(turn)
-            folder.mkdir()
-            seen.append(run_round(plan, turn, folder, told))
-    took = (datetime.now(UTC) - began).total_seconds()
-    settings |= {"took_seconds": round(took), "load_average_before": load_before}
-    machine_limits = limits.medians(seen)
+    try:
+        with tempfile.TemporaryDirectory(prefix="b-", dir=chosen.folder) as scratch:
+            for turn in range(chosen.rounds):
+                folder = Path(scratch) / str(turn)
+                folder.mkdir()
+                seen.append(run_round(plan, turn, folder, told))
+    finally:
+        took = (datetime.now(UTC) - began).total_seconds()
+        settings |= {"took_seconds": round(took), "load_average_before": load_before}
+        tell(chosen, plan, target, settings, results, limits.medians(seen))
+
+
+def tell(
+    chosen: argparse.Namespace,
+    plan: Plan,
+    target: Path,
+    settings: Mapping[str, float],
+    results: Results,
+    machine_limits: Limits,
+) -> None:
+    """Writes the JSON and the picture, prints the tables."""
     target.write_text(report.document(plan.rows, results, machine_limits, settings))
-    note = f"{began:%Y-%m-%d}, medians of {chosen.rounds} rounds of {chosen.seconds:g} s, half-compressible data"
+    note = f"{datetime.now(UTC):%Y-%m-%d}, medians of {chosen.rounds} rounds of {chosen.seconds:g} s, half-compressible data"
     picture = chosen.svg or target.with_suffix(".svg")
     picture.write_text(chart.svg(chart.ratios(plan.rows, results), note))
     for part in (
@@ -95,7 +110,10 @@ def measure_rounds(chosen: argparse.Namespace, plan: Plan, target: Path) -> None
         report.bars(verdicts(plan.rows, results, machine_limits)),
     ):
         print(part, end="\n\n")
-    print(f"{took:.0f} s; load average before: {load_before:.2f}; all rounds: {target}; picture: {picture}")
+    print(
+        f"{settings['took_seconds']} s; load average before: {settings['load_average_before']:.2f}; "
+        f"all rounds: {target}; picture: {picture}"
+    )
 
 
 def list_rows() -> None:

@@ -30,9 +30,10 @@ class Figures:
 
 
 def prepare(server: Server, workload: Workload, size_bytes: int, seconds: float, uri: str) -> None:
-    """Brings the page cache of the server's files into the state that the workload starts from."""
-    if workload.start == "overwritten":
+    """Brings the export, and the page cache of the server's files, into the state that the workload starts from."""
+    if workload.overwritten and not server.overwritten:
         run_fio(OVERWRITE, uri, size_bytes, seconds)
+    server.overwritten |= workload.overwritten or workload.pattern in ("randwrite", "randrw")
     procfs.drop_file_cache(server.folder)
     if workload.start != "dropped":
         run_fio(READ_PASS, uri, size_bytes, seconds)

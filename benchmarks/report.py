@@ -51,9 +51,10 @@ def comparison(rows: Iterable[Row], results: Results) -> str:
             if not measured:
                 continue
             found = {name: medians(results[each.key, data, name]) for name in measured}
-            ours = found.get(each.servers(data)[0])
+            subject = each.servers(data)[0]
+            ours = found.get(subject)
             cells = [_peer(each, ours, found.get(name)) for name in EVERY]
-            others = [f"{name} {_peer(each, ours, found[name])}" for name in measured[1:] if name not in EVERY]
+            others = [f"{name} {_peer(each, ours, found[name])}" for name in measured if name not in (*EVERY, subject)]
             lines.append(f"| {each.title} | {data} | {_rate(each, ours)} | {' | '.join(cells)} | {', '.join(others)} |")
     return "\n".join(lines)
 

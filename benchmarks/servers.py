@@ -28,6 +28,8 @@ class Server(Protocol):
 
     name: str
     folder: Path
+    overwritten: bool
+    """Whether the export was written at random since it was filled."""
 
     def start(self) -> None: ...
     @property
@@ -42,6 +44,7 @@ class Server(Protocol):
 class CdpServer:
     name = "cdp"
     volume = "bench"
+    overwritten = False
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
         self.folder = folder
@@ -96,6 +99,7 @@ class ForkingServer:
     """A server that returns from its start, its child listening and its pid in a file."""
 
     name = ""
+    overwritten = False
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
         self.folder = folder

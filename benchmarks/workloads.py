@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Pattern = Literal["write", "randwrite", "read", "randread", "randrw"]
-Start = Literal["dropped", "read", "overwritten"]
-"""What the page cache holds of the server's files when the clock starts: nothing, all that one read of the export left in it, or the same after
-the export was overwritten at random."""
+Start = Literal["dropped", "read"]
+"""What the page cache holds of the server's files when the clock starts: nothing, or all that one read of the export left in it."""
 SECTOR_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`connections` have `depth` requests in flight each. `once`: each block of the export once, however long it takes, and not for a time."""
+    """`connections` have `depth` requests in flight each. `once`: each block of the export once, however long it takes, and not for a time.
+    `overwritten`: the export was written at random since it was filled, by this row or by one before it."""
 
     name: str
     pattern: Pattern
@@ -31,6 +31,7 @@ class Workload:
     shift_bytes: int = 0
     read_percent: int = 70
     start: Start = "dropped"
+    overwritten: bool = False
     compressible_percent: int = 50
 
     @property

@@ -97,7 +97,7 @@ def test_rows_that_a_bar_needs_are_measured_with_it() -> None:
 
 
 def test_other_data_meets_our_server_and_the_first_peer() -> None:
-    plan = Plan(ROWS[:1], [OURS, FILE, RAW], KINDS, 1.0, SIZE)
+    plan = Plan([BY_KEY["randwrite"]], [OURS, FILE, RAW], KINDS, 1.0, SIZE)
     assert [names for _, names in plan.pairs("half")] == [[OURS, FILE, RAW]]
     assert [names for _, names in plan.pairs("real")] == [[OURS, FILE]]
     assert replace(plan, servers=[RAW]).pairs("real") == []
@@ -131,7 +131,7 @@ def test_the_picture_shows_rows_that_both_ran() -> None:
         ("randwrite", "half", OURS): [figures(3)],
         ("randwrite", "half", FILE): [figures(2)],
     }
-    assert chart.ratios(ROWS, results) == [(ROWS[0].title, 1.5)]
+    assert chart.ratios(ROWS, results) == [(BY_KEY["randwrite"].title, 1.5)]
 
 
 def test_a_slow_minute_misses_the_sustained_bar() -> None:
