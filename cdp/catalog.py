@@ -28,7 +28,7 @@ SCRATCH = ".scratch-"
 """Begins the folder names of scratch views (cdp/scratch.py)."""
 
 COPIES = ("volume.0", "volume.1")
-_MAY_STAND_IN_A_NEW_STORE = {"lost+found", "daemon.lock", "control.sock", "nbd.sock", "cdp.toml"}
+_MAY_STAND_IN_A_NEW_STORE = {"lost+found", "daemon.lock", "control.sock", "nbd.sock", "attach.sock", "cdp.toml"}
 
 Lay = Callable[[Path, Description], None]
 """Lays a volume's empty journal into its new folder."""

@@ -30,6 +30,8 @@ from hypercorn.config import Config
 from hypercorn.trio import serve as serve_http
 
 from cdp import __version__, _native, config, files, sockets
+from cdp.attach import memory, place
+from cdp.attach.attachments import Attachments
 from cdp.catalog import Catalog
 from cdp.configuration import Configuration
 from cdp.control.api import control_app
@@ -75,6 +77,9 @@ def run(settings: Settings) -> None:
         raise Invalid(f"there is no open descriptor {settings.ready_fd} to write `ready` to")
     settings.configuration.tls.check()
     _allow_descriptors()
+    place.refuse_own_device(settings.store)
+    # Before any thread is started: they inherit it.
+    memory.become_io_flusher()
     catalog = Catalog(settings.store)
     catalog.ensure_store()
     with ExitStack() as stack:
@@ -82,10 +87,12 @@ def run(settings: Settings) -> None:
         catalog.sweep()
         catalog.sweep_scratch()
         nbd_listeners = _listen(settings, stack)
+        # Of its own, so that devices find the daemon wherever it is told to listen.
+        attach_listener = stack.enter_context(_unix_listener(config.attach_socket(settings.store), SocketTerms()))
         control_listener = _listen_control(settings, stack)
         metrics_listeners = _listen_metrics(settings, stack)
         _hold_room(lock)
-        daemon = _Daemon(settings, catalog, nbd_listeners, control_listener, metrics_listeners)
+        daemon = _Daemon(settings, catalog, nbd_listeners, attach_listener, control_listener, metrics_listeners)
         errors = trio.run(daemon.main)
         for error in errors:
             log.error("%s", error)
@@ -99,6 +106,7 @@ class _Daemon:
         settings: Settings,
         catalog: Catalog,
         listeners: list[socket.socket],
+        attach: socket.socket,
         control: socket.socket,
         metrics: list[socket.socket],
     ) -> None:
@@ -113,16 +121,21 @@ class _Daemon:
         self._notifier = Notifier()
         self._table = Table(catalog, self._native.disconnect)
         self._scratch = ScratchViews(catalog, self._table.writers)
-        self._store = LocalStore(settings.store, self._table, self._scratch, settings.configuration.retention)
         self._exports = StoreExports(catalog, self._table, self._scratch)
+        self._attachments = Attachments(catalog, self._exports, self._scratch)
+        self._store = LocalStore(
+            settings.store, self._table, self._scratch, self._attachments, settings.configuration.retention
+        )
         tls = settings.configuration.tls
         self._security = None if tls.mode is Tls.OFF else TlsSecurity(tls, self._exports)
         self._listening = tuple(sockets.uri(listener, tls=tls.mode is Tls.REQUIRE) for listener in listeners)
         self._listeners = listeners
+        self._attach = attach
         self._control = control
         self._metrics = metrics
         self._started = time.time_ns()
-        self._collector = DaemonCollector(Gatherer(catalog, self._table, self._native, self._started).gather)
+        gatherer = Gatherer(catalog, self._table, self._native, self._started, self._attachments.facts)
+        self._collector = DaemonCollector(gatherer.gather)
 
     async def main(self) -> list[CdpError]:
         """The daemon's life; what closing the volumes met."""
@@ -133,6 +146,7 @@ class _Daemon:
             async with trio.open_nursery() as nursery:
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
+                await trio.to_thread.run_sync(self._attachments.resume)
                 await nursery.start(self._serve_http, app, [self._control], stop_control)
                 if self._metrics:
                     await nursery.start(self._serve_http, metrics_app(self._collector), self._metrics, stop_control)
@@ -150,6 +164,7 @@ class _Daemon:
                 watched.cancel()
                 stopping.set()
                 stop_control.set()
+                await trio.to_thread.run_sync(self._attachments.close)
                 await trio.to_thread.run_sync(partial(self._native.stop, self._grace_seconds))
                 await trio.to_thread.run_sync(self._scratch.close)
                 # Control calls that still run end with Closed; nobody waits for a compaction that somebody asked for.
@@ -177,11 +192,13 @@ class _Daemon:
     async def _accept(
         self, scope: trio.CancelScope, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        accepting = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in self._listeners]
+        serve = partial(nbd_server.serve, exports=self._exports, native=self._native)
         with scope:
-            await nbd_server.serve(
-                accepting, self._exports, self._native, security=self._security, task_status=task_status
-            )
+            async with trio.open_nursery() as nursery:
+                # Beside the others: what clients are asked for, and how many there are, does not touch the devices.
+                await nursery.start(partial(serve, _accepting([self._attach])))
+                await nursery.start(partial(serve, _accepting(self._listeners), security=self._security))
+                task_status.started()
 
     async def _keep(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -235,6 +252,10 @@ def end_at_once(seconds: float) -> NoReturn:
     log.error("still not stopped after %g s: volumes are left as a crash would leave them", seconds)
     logging.shutdown()
     os._exit(Io.exit_code)
+
+
+def _accepting(listeners: list[socket.socket]) -> list[trio.SocketListener]:
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in listeners]
 
 
 def _is_open(descriptor: int) -> bool:

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cdp import files, scrub, shared_budget, timeline
+from cdp.attach.left import Attaching, Left, Wish
 from cdp.branching import make_clone, roll_back, undo_instant
 from cdp.catalog import Catalog, Damaged, Entry
 from cdp.changes import Differences, Point, compare
 from cdp.description import SECTOR, Description, Origin, check_size
 from cdp.errors import Busy, CdpError, Corrupt, Invalid, Io, NotFound
 from cdp.facts import (
+    AttachmentFacts,
     BookmarkFacts,
     CompactFacts,
     FindingFacts,
@@ -112,6 +114,13 @@ class Store(Protocol):
     def release_scratch(self, volume: str, scratch_id: str, *, force: bool) -> ScratchFacts:
         """Throws one away; `force`: with its connections."""
 
+    def attach(self, wish: Wish) -> AttachmentFacts:
+        """Makes a block device of a volume, an instant or a scratch view of it. Closed without a daemon, which owns the device."""
+
+    def detach(self, device: str) -> AttachmentFacts:
+        """Takes a device away; Busy, with the mount, while it is in use."""
+
+    def attachments(self) -> tuple[AttachmentFacts, ...]: ...
     def compact(self, volume: str) -> CompactFacts:
         """Gives up what the policy does not keep, and frees what nobody can reach."""
 
@@ -183,16 +192,23 @@ class LocalStore:
         path: Path,
         opener: Opener | None = None,
         scratch: ScratchViews | None = None,
+        attaching: Attaching | None = None,
         retention: Mapping[str, str] | None = None,
     ) -> None:
-        """`scratch`: None where there is no daemon, and so no scratch view. `retention`: settings of new volumes; None: what the store's configuration says."""
+        """`scratch`, `attaching`: None where there is no daemon, and so no scratch view and nobody to own a device.
+        `retention`: settings of new volumes; None: what the store's configuration says."""
         self.catalog = Catalog(path)
         self._retention = retention
         self._scratch = scratch
+        self._attaching = attaching or Left(path)
         self.opener: Opener = opener or Transient(self.catalog)
 
     def list(self) -> list[VolumeFacts]:
-        return [volume_facts(entry) for entry in self.catalog.entries()]
+        attached = self._attaching.facts()
+        return [
+            replace(volume_facts(entry), attached=tuple(it for it in attached if it.volume_id == entry.id))
+            for entry in self.catalog.entries()
+        ]
 
     def show(self, volume: str) -> ShowFacts:
         entry = self._any(volume)
@@ -267,11 +283,13 @@ class LocalStore:
         if not now:
             entry = self.catalog.find(volume)
             self._refuse_if_scratched(entry)
+            self._attaching.refuse(entry.id, "deleted")
             with self.opener.closed(entry):
                 return volume_facts(self.catalog.delete(entry, time.time_ns()))
         doomed = self._any(volume)
         if isinstance(doomed, Entry):
             self._refuse_if_scratched(doomed)
+            self._attaching.refuse(doomed.id, "deleted")
         with self.opener.closed(doomed):
             self.catalog.purge(doomed)
         return volume_facts(doomed)
@@ -394,6 +412,8 @@ class LocalStore:
 
     def rollback(self, volume: str, to: When | None, *, force: bool) -> RollbackFacts:
         entry = self.catalog.find(volume)
+        # Not even with `force`: a mounted file system would go on with what it remembers, on another state of the disk.
+        self._attaching.refuse(entry.id, "rolled back")
         with self.opener.writing(entry) as opened:
             # What cannot be reached ends nobody's connection.
             instant = undo_instant(opened) if to is None else opened.resolve(to)
@@ -420,7 +440,17 @@ class LocalStore:
         entry = self.catalog.find(volume)
         if self._scratch is None:
             raise NotFound(f"{entry.name} has no scratch views: the store is not served")
+        self._attaching.refuse(entry.id, "released", scratch_id)
         return self._scratch.release(entry, scratch_id, force=force)
+
+    def attach(self, wish: Wish) -> AttachmentFacts:
+        return self._attaching.attach(wish)
+
+    def detach(self, device: str) -> AttachmentFacts:
+        return self._attaching.detach(device)
+
+    def attachments(self) -> tuple[AttachmentFacts, ...]:
+        return tuple(self._attaching.facts())
 
     def _refuse_if_scratched(self, entry: Entry) -> None:
         views = () if self._scratch is None else self._scratch.views(entry)

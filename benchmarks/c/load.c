@@ -183,7 +183,8 @@ static void *run_connection(void *argument)
     bool done = false;
     uint64_t offset;
     of->nbd = nbd_create();
-    if (!of->nbd || nbd_connect_uri(of->nbd, asked.uri) == -1)
+    /* A URI may name the folder of a client's certificate. */
+    if (!of->nbd || nbd_set_uri_allow_local_file(of->nbd, true) == -1 || nbd_connect_uri(of->nbd, asked.uri) == -1)
         die("cannot connect", nbd_get_error());
     pthread_barrier_wait(&connected); /* All are there: the main thread sets the clock. */
     pthread_barrier_wait(&connected);

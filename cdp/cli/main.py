@@ -14,12 +14,14 @@ import typer
 from cdp import __version__
 from cdp.cli import (
     accept_origin,
+    attach,
     bookmark,
     clone,
     compact,
     config,
     create,
     delete,
+    detach,
     diff,
     log,
     rename,
@@ -76,6 +78,8 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("bookmark", bookmark.bookmark),
     ("diff", diff.diff),
     ("restore", restore.restore),
+    ("attach", attach.attach),
+    ("detach", detach.detach),
     ("rollback", rollback.rollback),
     ("clone", clone.clone),
     ("scratch", scratch.scratch),
@@ -84,7 +88,7 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
-_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clone"), WHEN_HELP) | {
+_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clone", "attach"), WHEN_HELP) | {
     "retention": retention.TERMS_HELP
 }
 for _name, _verb in _VERBS:

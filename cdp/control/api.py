@@ -26,10 +26,12 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from cdp import __version__, when
+from cdp.attach.left import TIMEOUT_SECONDS, Wish
 from cdp.changes import Point, parse_point
 from cdp.control.wire import PREFIX, to_answer
 from cdp.errors import CdpError, Closed, Invalid, NotFound
 from cdp.facts import (
+    AttachmentFacts,
     BookmarkFacts,
     CompactFacts,
     HealthFacts,
@@ -98,6 +100,14 @@ class NewBudget(_Body):
     thin: bool = False
 
 
+class NewAttachment(_Body):
+    export: str
+    read_only: bool = False
+    driver: str | None = None
+    mount: str | None = None
+    timeout_seconds: int = TIMEOUT_SECONDS
+
+
 def control_app(
     store: Store, health: Callable[[], HealthFacts], stopping: threading.Event, metrics: Collector | None = None
 ) -> FastAPI:
@@ -111,6 +121,7 @@ def control_app(
     _verify_route(app, store, stopping)
     _retention_routes(app, store)
     _branch_routes(app, store)
+    _attach_routes(app, store)
     if metrics is not None:
         add_page(app, metrics)
 
@@ -198,6 +209,21 @@ def _branch_routes(app: FastAPI, store: Store) -> None:
     @app.delete(f"{PREFIX}/volumes/{{volume}}/scratch/{{scratch_id}}")
     def _release_scratch(volume: str, scratch_id: str, force: bool = False) -> ScratchFacts:
         return store.release_scratch(volume, scratch_id, force=force)
+
+
+def _attach_routes(app: FastAPI, store: Store) -> None:
+    @app.get(f"{PREFIX}/attachments")
+    def _attachments() -> tuple[AttachmentFacts, ...]:
+        return store.attachments()
+
+    @app.post(f"{PREFIX}/attachments", status_code=201)
+    def _attach(body: NewAttachment) -> AttachmentFacts:
+        """`export`: VOLUME, VOLUME@WHEN or VOLUME@WHEN+scratch=ID. Nothing is mounted: `mount` tells where the caller is going to."""
+        return store.attach(Wish(**body.model_dump()))
+
+    @app.delete(f"{PREFIX}/attachments")
+    def _detach(device: str) -> AttachmentFacts:
+        return store.detach(device)
 
 
 def _diff_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -19,10 +20,12 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from cdp import config, sockets
+from cdp.attach.left import Wish
 from cdp.changes import Differences, Extents, Point
 from cdp.control.wire import PREFIX, from_answer
 from cdp.errors import CdpError, Closed
 from cdp.facts import (
+    AttachmentFacts,
     BookmarkFacts,
     CompactFacts,
     DiffFacts,
@@ -164,6 +167,15 @@ class RemoteStore:
 
     def release_scratch(self, volume: str, scratch_id: str, *, force: bool) -> ScratchFacts:
         return self._facts(ScratchFacts, "DELETE", _path(volume, "scratch", scratch_id), params={"force": force})
+
+    def attach(self, wish: Wish) -> AttachmentFacts:
+        return self._facts(AttachmentFacts, "POST", "/attachments", json=asdict(wish))
+
+    def detach(self, device: str) -> AttachmentFacts:
+        return self._facts(AttachmentFacts, "DELETE", "/attachments", params={"device": device})
+
+    def attachments(self) -> tuple[AttachmentFacts, ...]:
+        return TypeAdapter(tuple[AttachmentFacts, ...]).validate_python(self._ask("GET", "/attachments"))
 
     def compact(self, volume: str) -> CompactFacts:
         return self._facts(CompactFacts, "POST", _path(volume, "compact"))

@@ -95,7 +95,7 @@ def test_the_unit_runs_commands_that_there_are() -> None:
 
 def test_the_drop_in_changes_what_the_unit_sets() -> None:
     unit, drop_in = _unit(UNIT)["Service"], _unit(UNIT.parent / "cdp.service.d" / "attach.conf")["Service"]
-    assert drop_in.keys() - unit.keys() == {"KillMode"}
+    assert drop_in.keys() - unit.keys() == {"KillMode", "RuntimeDirectoryPreserve"}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")

@@ -98,26 +98,29 @@ impl Tls {
         }
     }
 
-    /// Receives until there is a plain byte; `Bytes` says only that there is.
+    /// Receives until there is a plain byte, and then what else is there, while the sink has room for all that one
+    /// receive may bring: what comes in few pieces is moved about less. `Bytes` says only that there is something.
     fn fill(&mut self, fd: BorrowedFd<'_>, raw: &mut Vec<u8>, sink: &mut impl Sink, mut wait: bool) -> io::Result<Got> {
         let room = sink.room();
         loop {
             match got(sys::receive_more(fd, raw, RAW_MAX, wait))? {
                 Got::Bytes(_) => {}
+                _ if sink.room() < room => return Ok(Got::Bytes(0)),
                 other => return Ok(other),
             }
             wait = false;
+            let was_full = raw.len() == RAW_MAX;
             let outcome = self.decrypt(raw, sink);
             if self.sent < self.out.len() && self.records.is_empty() {
                 // Of the protocol itself: an alert. If the socket is full, it goes with the next reply.
                 let _ = self.flush(fd);
             }
             outcome?;
-            if sink.room() < room {
+            if sink.room() < room && !(was_full && sink.room() >= RAW_MAX) {
                 return Ok(Got::Bytes(0));
             }
             if self.is_at_end() {
-                return Ok(Got::End);
+                return Ok(if sink.room() < room { Got::Bytes(0) } else { Got::End });
             }
         }
     }
