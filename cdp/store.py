@@ -399,8 +399,8 @@ class LocalStore:
         return StoreRetentionFacts(shared.budget, shared.thin, together, disk.f_bavail * disk.f_frsize, tuple(volumes))
 
     def set_store_budget(self, budget: int | None, *, thin: bool) -> StoreRetentionFacts:
-        if budget is not None and not thin:
-            shared_budget.check(budget, self._sizes())
+        if budget is not None:
+            shared_budget.check(budget, () if thin else self._sizes())
         with self.catalog.changing():
             shared_budget.write(self.catalog.store, shared_budget.SharedBudget(budget, thin))
         return self.store_retention()
