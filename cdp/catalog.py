@@ -169,6 +169,14 @@ class Catalog:
             files.sync_folder(self.volumes)
         shutil.rmtree(trash, ignore_errors=True)
 
+    def note_size(self, entry: Entry, size: int) -> Entry:
+        """Records what the size of the live volume is now, in bytes."""
+        with self.changing():
+            current = self.get(entry.id)
+            if current.description.shown_size == size:
+                return current
+            return self._update(current, replace(current.description, live_size=size))
+
     def accept_origin(self, entry: Entry, origin: Origin) -> Entry:
         """Records what the origin is from now on."""
         with self.changing():

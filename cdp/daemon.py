@@ -5,6 +5,7 @@ Invariants:
 - It is ready (`ready` on standard output, or on the descriptor asked for) when both sockets accept; not before.
 - SIGTERM and SIGINT end it in order: no new connections, admitted requests are answered, volumes are closed cleanly, sockets go.
 - A volume that does not open or close costs nobody but its own users; a failed close makes the exit code that of its error.
+- The end has a bound: what is not closed by then is left as a crash would leave it, named, and recovered at its next opening.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import trio
 from fastapi import FastAPI
@@ -34,7 +36,7 @@ from cdp.attach.links import Links
 from cdp.catalog import Catalog
 from cdp.configuration import Configuration
 from cdp.control.api import control_app
-from cdp.errors import CdpError, Invalid
+from cdp.errors import CdpError, Invalid, Io
 from cdp.exports import StoreExports
 from cdp.facts import HealthFacts
 from cdp.keeping import keep_volumes
@@ -43,6 +45,7 @@ from cdp.metrics.figures import Gatherer
 from cdp.metrics.page import PATH as METRICS_PATH
 from cdp.metrics.page import metrics_app
 from cdp.nbd import server as nbd_server
+from cdp.notify import Notifier
 from cdp.scratch import ScratchViews
 from cdp.security import TlsSecurity
 from cdp.sockets import SocketTerms, UnixAddress, listen_tcp, listen_unix
@@ -55,6 +58,9 @@ log = logging.getLogger("cdp.daemon")
 START_BYTES = 1 << 20
 """Room that `daemon.lock` holds. Where the disk is full, some file systems (XFS, btrfs) make no socket, and a daemon that cannot start could not even
 be told to drop history or to delete a volume."""
+
+MARGIN_SECONDS = 10.0
+"""What an orderly end may take beyond the time of clients and of volumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +93,8 @@ def run(settings: Settings) -> None:
         control_listener = _listen_control(settings, stack)
         metrics_listeners = _listen_metrics(settings, stack)
         _hold_room(lock)
-        errors = trio.run(
-            _Daemon(settings, catalog, nbd_listeners, attach_listener, control_listener, metrics_listeners).main
-        )
+        daemon = _Daemon(settings, catalog, nbd_listeners, attach_listener, control_listener, metrics_listeners)
+        errors = trio.run(daemon.main)
         for error in errors:
             log.error("%s", error)
         if errors:
@@ -113,6 +118,8 @@ class _Daemon:
             sessions_max=limits.sessions, memory_bytes=limits.memory_bytes, stall_seconds=limits.stall_seconds
         )
         self._grace_seconds = limits.stop_seconds
+        self._close_seconds = limits.close_seconds
+        self._notifier = Notifier()
         self._table = Table(catalog, self._native.disconnect)
         self._scratch = ScratchViews(catalog, self._table.writers)
         self._exports = StoreExports(catalog, self._table, self._scratch)
@@ -130,7 +137,8 @@ class _Daemon:
         self._control = control
         self._metrics = metrics
         self._started = time.time_ns()
-        self._collector = DaemonCollector(Gatherer(catalog, self._table, self._native, self._started).gather)
+        gatherer = Gatherer(catalog, self._table, self._native, self._started, self._attachments.facts)
+        self._collector = DaemonCollector(gatherer.gather)
 
     async def main(self) -> list[CdpError]:
         """The daemon's life; what closing the volumes met."""
@@ -147,18 +155,42 @@ class _Daemon:
                     await nursery.start(self._serve_http, metrics_app(self._collector), self._metrics, stop_control)
                 keeping = trio.CancelScope()
                 nursery.start_soon(self._keep, keeping)
+                watched = trio.CancelScope()
+                nursery.start_soon(self._tell_alive, watched)
                 self._announce()
                 async for number in signals:
                     log.info("stopping: %s", signal.Signals(number).name)
                     break
+                self._bound_the_end()
                 accepting.cancel()
                 keeping.cancel()
+                watched.cancel()
                 stopping.set()
                 stop_control.set()
                 await trio.to_thread.run_sync(self._attachments.close)
                 await trio.to_thread.run_sync(partial(self._native.stop, self._grace_seconds))
-            await trio.to_thread.run_sync(self._scratch.close)
-            return await trio.to_thread.run_sync(self._table.close)
+                await trio.to_thread.run_sync(self._scratch.close)
+                # Control calls that still run end with Closed; nobody waits for a compaction that somebody asked for.
+                return await trio.to_thread.run_sync(partial(self._table.close, self._close_seconds))
+        raise AssertionError("the nursery was cancelled by nobody")
+
+    def _bound_the_end(self) -> None:
+        """Whatever hangs from here on, the process ends: a journal is whole at any time."""
+        seconds = self._grace_seconds + self._close_seconds + MARGIN_SECONDS
+        self._notifier.stopping(seconds)
+        timer = threading.Timer(seconds, end_at_once, (seconds,))
+        timer.daemon = True
+        timer.start()
+
+    async def _tell_alive(self, scope: trio.CancelScope) -> None:
+        """Tells the service manager that the event loop turns, twice as often as it asks for."""
+        with scope:
+            while self._notifier.watchdog_seconds is not None:
+                self._notifier.alive(self._status())
+                await trio.sleep(self._notifier.watchdog_seconds / 2)
+
+    def _status(self) -> str:
+        return f"{self._native.totals()['live']} sessions, {self._table.open_count()} volumes open"
 
     async def _accept(
         self, scope: trio.CancelScope, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
@@ -201,6 +233,7 @@ class _Daemon:
             for listener in self._metrics:
                 print(f"metrics {sockets.http_url(listener)}{METRICS_PATH}")
             print("ready", flush=True)
+        self._notifier.ready(self._status())
 
     def _health(self) -> HealthFacts:
         totals = self._native.totals()
@@ -215,6 +248,13 @@ class _Daemon:
             requests=totals["requests"],
             errors=totals["errors"],
         )
+
+
+def end_at_once(seconds: float) -> NoReturn:
+    """For an orderly end that does not come to its end."""
+    log.error("still not stopped after %g s: volumes are left as a crash would leave them", seconds)
+    logging.shutdown()
+    os._exit(Io.exit_code)
 
 
 def _accepting(listeners: list[socket.socket]) -> list[trio.SocketListener]:

@@ -100,6 +100,16 @@ class RollbackFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ResizeFacts:
+    """A volume that was made larger by the record `lsn`; None: it had that size. Sizes in bytes."""
+
+    volume: VolumeFacts
+    size_before: int
+    lsn: int | None
+    stamp: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ScratchFacts:
     """A scratch view with an ID, of the instant `lsn`; `made_stamp` tells when it was made."""
 

@@ -23,7 +23,7 @@ from cdp.attach.left import Attaching, Left, Wish
 from cdp.branching import make_clone, roll_back, undo_instant
 from cdp.catalog import Catalog, Damaged, Entry
 from cdp.changes import Differences, Point, compare
-from cdp.description import SECTOR, Description, Origin
+from cdp.description import SECTOR, Description, Origin, check_size
 from cdp.errors import Busy, CdpError, Corrupt, Invalid, Io, NotFound
 from cdp.facts import (
     AttachmentFacts,
@@ -34,6 +34,7 @@ from cdp.facts import (
     LogFacts,
     OriginFacts,
     ParentFacts,
+    ResizeFacts,
     RetentionFacts,
     RollbackFacts,
     ScratchFacts,
@@ -66,6 +67,9 @@ class Store(Protocol):
         """`size` in bytes, None: the origin's."""
 
     def rename(self, volume: str, name: str) -> VolumeFacts: ...
+    def resize(self, volume: str, size: int) -> ResizeFacts:
+        """Makes a volume larger, `size` in bytes. Older instants keep their size; connections learn of it when they connect anew."""
+
     def delete(self, volume: str, *, now: bool) -> VolumeFacts:
         """`now`: for good, at once; also of a volume that was deleted before."""
 
@@ -215,7 +219,7 @@ class LocalStore:
             with self.opener.looking(entry) as opened:
                 native = opened.native
                 return ShowFacts(
-                    volume=volume_facts(entry),
+                    volume=replace(volume_facts(entry), size=native.size),
                     open=is_open,
                     uses=uses,
                     oldest=instant_facts(native.oldest()),
@@ -250,6 +254,30 @@ class LocalStore:
         entry = self.catalog.rename(self.catalog.find(volume), name)
         self.opener.renamed(entry)
         return volume_facts(entry)
+
+    def resize(self, volume: str, size: int) -> ResizeFacts:
+        check_size(size)
+        entry = self.catalog.find(volume)
+        self._check_shared_budget(entry, size)
+        with self.opener.writing(entry) as opened:
+            before = opened.native.size
+            lsn = opened.resize(size)
+            stamp = None if lsn is None else opened.native.instant_of_lsn(lsn).stamp
+            return ResizeFacts(volume_facts(self._note_size(entry, opened)), before, lsn, stamp)
+
+    def _check_shared_budget(self, grown: Entry, size: int) -> None:
+        shared = shared_budget.read(self.catalog.store)
+        if shared.budget is not None and not shared.thin and size > grown.description.shown_size:
+            shared_budget.check(shared.budget, [size, *self._sizes(besides=grown.id)])
+
+    def _sizes(self, besides: str = "") -> tuple[int, ...]:
+        entries = [it for it in self.catalog.entries() if isinstance(it, Entry) and not it.deleted]
+        return tuple(it.description.shown_size for it in entries if it.id != besides)
+
+    def _note_size(self, entry: Entry, opened: OpenVolume) -> Entry:
+        noted = self.catalog.note_size(entry, opened.native.size)
+        self.opener.renamed(noted)
+        return noted
 
     def delete(self, volume: str, *, now: bool) -> VolumeFacts:
         if not now:
@@ -371,11 +399,8 @@ class LocalStore:
         return StoreRetentionFacts(shared.budget, shared.thin, together, disk.f_bavail * disk.f_frsize, tuple(volumes))
 
     def set_store_budget(self, budget: int | None, *, thin: bool) -> StoreRetentionFacts:
-        sizes = [
-            entry.description.size for entry in self.catalog.entries() if isinstance(entry, Entry) and not entry.deleted
-        ]
-        if budget is not None and not thin:
-            shared_budget.check(budget, sizes)
+        if budget is not None:
+            shared_budget.check(budget, () if thin else self._sizes())
         with self.catalog.changing():
             shared_budget.write(self.catalog.store, shared_budget.SharedBudget(budget, thin))
         return self.store_retention()
@@ -393,7 +418,10 @@ class LocalStore:
             # What cannot be reached ends nobody's connection.
             instant = undo_instant(opened) if to is None else opened.resolve(to)
             with self.opener.quiet(entry, force=force) as ended:
-                return roll_back(opened, instant, ended)
+                done = roll_back(opened, instant, ended)
+                # A size is an instant's, too.
+                self._note_size(entry, opened)
+                return done
 
     def clone(self, volume: str, at: When, name: str) -> VolumeFacts:
         entry = self.catalog.find(volume, deleted=True)
@@ -453,7 +481,7 @@ def volume_facts(entry: Entry | Damaged) -> VolumeFacts:
         id=it.id,
         state="deleted" if entry.deleted else "ok",
         name=it.name,
-        size=it.size,
+        size=it.shown_size,
         block_size=it.block_size,
         created_stamp=it.created_stamp,
         deleted_stamp=it.deleted_stamp,

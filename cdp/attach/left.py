@@ -131,7 +131,8 @@ def end_device(driver: Driver, one: Attachment) -> None:
 
 
 def find_device(attached: Sequence[Attachment], device: str) -> Attachment:
-    wanted = os.path.realpath(device)
+    # No path has a NUL.
+    wanted = "" if "\0" in device else os.path.realpath(device)
     for one in attached:
         if one.device == wanted:
             return one

@@ -32,6 +32,7 @@ from cdp.facts import (
     HealthFacts,
     InstantFacts,
     LogFacts,
+    ResizeFacts,
     RetentionFacts,
     RollbackFacts,
     ScratchFacts,
@@ -87,6 +88,9 @@ class RemoteStore:
 
     def rename(self, volume: str, name: str) -> VolumeFacts:
         return self._facts(VolumeFacts, "POST", _path(volume, "rename"), json={"name": name})
+
+    def resize(self, volume: str, size: int) -> ResizeFacts:
+        return self._facts(ResizeFacts, "POST", _path(volume, "resize"), json={"size": size})
 
     def delete(self, volume: str, *, now: bool) -> VolumeFacts:
         return self._facts(VolumeFacts, "DELETE", _path(volume), params={"now": now})
