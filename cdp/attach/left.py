@@ -15,6 +15,7 @@ from typing import Protocol
 from cdp import config, files
 from cdp.attach import block, notes
 from cdp.attach.fuse_loop import FuseLoop
+from cdp.attach.kernel_nbd import KernelNbd, Link
 from cdp.attach.notes import Attachment
 from cdp.errors import Busy, Closed, NotFound
 from cdp.facts import AttachmentFacts
@@ -43,11 +44,14 @@ class Driver(Protocol):
     def missing(self) -> str | None:
         """Why this machine does not have it; None if it does."""
 
-    def make(self, one: Attachment, block_size: int) -> Attachment:
+    def make(self, one: Attachment, block_size: int, size: int) -> Attachment:
         """Makes the device; the attachment with its path."""
 
     def end(self, one: Attachment) -> None:
         """Takes the device away; nobody uses it. Idempotent. Busy if it is kept open."""
+
+    def leave(self) -> None:
+        """The daemon ends, and leaves the devices to the next one."""
 
     def cut(self, one: Attachment) -> None:
         """Ends what is behind the device: reads and writes fail from now on."""
@@ -115,9 +119,9 @@ class Left:
         refuse_attached(notes.read(self._store), volume_id, what, scratch_id)
 
 
-def drivers(store: Path) -> dict[str, Driver]:
-    """Those that there are, the better ones first."""
-    return {driver.name: driver for driver in (FuseLoop(store),)}
+def drivers(store: Path, link: Link | None = None) -> dict[str, Driver]:
+    """Those that there are, the better ones first. `link`: how the daemon begins a session (cdp/attach/links.py)."""
+    return {driver.name: driver for driver in (KernelNbd(store, link), FuseLoop(store))}
 
 
 def end_device(driver: Driver, one: Attachment) -> None:
