@@ -92,6 +92,15 @@ class Attachments:
             for one in list(self._attached)
         ]
 
+    def resized(self, volume_id: str, size: int) -> None:
+        """Tells the device of the live volume, if there is one, its new size in bytes."""
+        for one in list(self._attached):
+            if one.volume_id == volume_id and one.kind == "live":
+                try:
+                    self._drivers[one.driver].resized(one, size)
+                except CdpError as error:
+                    log.error("%s keeps its old size: %s", one.device, error)
+
     def refuse(self, volume_id: str, what: str, scratch_id: str | None = None) -> None:
         """Busy if `what` cannot be done because a device shows the volume, or that scratch view of it."""
         refuse_attached(self._attached, volume_id, what, scratch_id)

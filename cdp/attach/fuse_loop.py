@@ -76,6 +76,9 @@ class FuseLoop:
     def resume(self, one: Attachment) -> None:
         """The front connects by itself."""
 
+    def resized(self, one: Attachment, size: int) -> None:
+        """Nothing: the file of a front has the size that it had at its start, until the device is attached anew."""
+
     def wait(self, one: Attachment) -> None:
         """Returns when nothing answers behind the device any more."""
         self._front(one).wait()

@@ -126,6 +126,9 @@ class KernelNbd:
             # One that ends at once is not begun again and again.
             self._leaving.wait(AGAIN_SECONDS)
 
+    def resized(self, one: Attachment, size: int) -> None:
+        netlink.resize(_index(one), backend=place.backend(self._store, one.id, one.kind), size=size)
+
     def _reconnect(self, one: Attachment, count: int) -> None:
         with ExitStack() as ours:
             fresh = [self._socket(one, ours) for _ in range(count)]

@@ -65,6 +65,9 @@ class Driver(Protocol):
     def resume(self, one: Attachment) -> None:
         """Connects the device that an earlier daemon left."""
 
+    def resized(self, one: Attachment, size: int) -> None:
+        """The live volume behind the device has another size, in bytes; the device gets it if it can."""
+
     def wait(self, one: Attachment) -> None:
         """Returns when nothing answers behind the device any more."""
 
@@ -80,6 +83,9 @@ class Attaching(Protocol):
 
     def facts(self) -> list[AttachmentFacts]:
         """All of them, in the order in which they were attached."""
+
+    def resized(self, volume_id: str, size: int) -> None:
+        """A volume has another size, in bytes."""
 
     def refuse(self, volume_id: str, what: str, scratch_id: str | None = None) -> None:
         """Busy if `what` cannot be done because a device shows the volume, or that scratch view of it."""
@@ -114,6 +120,9 @@ class Left:
             attachment_facts(one, "lost" if one.kind == "scratch" else state_of(by_name[one.driver], one))
             for one in notes.read(self._store)
         ]
+
+    def resized(self, volume_id: str, size: int) -> None:
+        """The next daemon's connections tell it."""
 
     def refuse(self, volume_id: str, what: str, scratch_id: str | None = None) -> None:
         refuse_attached(notes.read(self._store), volume_id, what, scratch_id)

@@ -74,6 +74,12 @@ def reconfigure(index: int, *, backend: str, sockets: Sequence[int]) -> None:
     )
 
 
+def resize(index: int, *, backend: str, size: int) -> None:
+    """Tells a device its new size, in bytes. Invalid if its back end is not `backend`."""
+    told = [("NBD_ATTR_INDEX", index), ("NBD_ATTR_SIZE_BYTES", size), ("NBD_ATTR_BACKEND_IDENTIFIER", backend)]
+    _ask(RECONFIGURE, told)
+
+
 def disconnect(index: int) -> None:
     """Ends a device."""
     _ask(DISCONNECT, [("NBD_ATTR_INDEX", index)])

@@ -156,6 +156,11 @@ def tell() -> None:
     kept = hashes(folder)
     for number in (*range(100, 100 + KILLED_FILES), *range(200, 203)):
         assert kept[f"file{number}"] == hashlib.sha256(file_content(number)).hexdigest()
+    with step("grown under a mount"):
+        story.verbs.resize("disk", 2 * SIZE)
+        assert int(Path(f"/sys/block/{Path(live.device).name}/size").read_text()) * 512 == 2 * SIZE
+        run("resize2fs", live.device)
+        (folder / "large").write_bytes(content(SIZE, seed="large"))
     with step("clean at the end"):
         run("umount", folder)
         run("e2fsck", "-fn", live.device)
