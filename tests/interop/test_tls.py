@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import ssl
+import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -275,9 +276,13 @@ def tls_context(who: Path, *, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -
     return context
 
 
-def started(site: Site, *, behind: bytes = b"") -> socket.socket:
-    """A socket whose STARTTLS was acknowledged; `behind` was sent with it, in the clear."""
-    client = socket.create_connection(("127.0.0.1", site.daemon.port), timeout=60)
+def started(site: Site, *, behind: bytes = b"", buffer: int = 0) -> socket.socket:
+    """A socket whose STARTTLS was acknowledged; `behind` was sent with it, in the clear. `buffer`: bytes that it receives ahead."""
+    client = socket.socket()
+    client.settimeout(60)
+    if buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    client.connect(("127.0.0.1", site.daemon.port))
     assert read(client, len(GREETING)) == GREETING
     client.sendall(client_flags() + option(STARTTLS) + behind)
     (reply,) = replies(read(client, 20))
@@ -381,12 +386,33 @@ def test_half_handshakes_lock_nobody_out(site: Site) -> None:
             client.close()
 
 
-def entered(site: Site, who: Path) -> ssl.SSLSocket:
+def entered(site: Site, who: Path, *, buffer: int = 0) -> ssl.SSLSocket:
     """In the transmission phase of `disk`."""
-    secure = tls_context(who).wrap_socket(started(site), server_hostname="localhost")
+    secure = tls_context(who).wrap_socket(started(site, buffer=buffer), server_hostname="localhost")
     secure.sendall(option(EXPORT_NAME, b"disk"))
     read(secure, 10)
     return secure
+
+
+def test_a_slow_reader_gets_every_byte(site: Site) -> None:
+    """Replies of all sizes leave in many records, and the socket is full in the middle of any of them."""
+    handle = site.connect("disk", site.alice)
+    data = content(DISK_BYTES, "slow")
+    handle.pwrite(data, 0)
+    handle.shutdown()
+    rng = random.Random("slow")
+    asked = {
+        cookie: (rng.randrange(DISK_BYTES - 300_000), rng.choice([1, 16, 500, 4096, 5000, 40_000, 131_072, 300_000]))
+        for cookie in range(300)
+    }
+    with entered(site, site.alice, buffer=8192) as secure:
+        for cookie, (offset, length) in asked.items():
+            secure.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, cookie, offset, length))
+        for _ in asked:
+            magic, error, cookie = struct.unpack(">IIQ", read(secure, 16))
+            assert (magic, error) == (0x67446698, 0)
+            offset, length = asked[cookie]
+            assert read(secure, length) == data[offset : offset + length]
 
 
 def test_garbage_between_records_ends_one_session(site: Site) -> None:
