@@ -95,6 +95,7 @@ def site() -> Iterator[Site]:
             for name in ("disk", "read-me", "secret"):
                 daemon.cdp("create", name, "--size", str(DISK_BYTES))
             daemon.cdp("create", "load", "--size", str(LOAD_BYTES))
+            daemon.cdp("clone", "disk@latest", "kin")
             yield Site(daemon, authority, folder, authority.client("alice"), authority.client("bob"))
     finally:
         shutil.rmtree(folder)
@@ -182,12 +183,18 @@ def test_an_export_that_is_not_given_does_not_exist(site: Site, name: str) -> No
 
 
 def test_an_export_that_is_not_given_has_no_changes_to_tell(site: Site) -> None:
-    handle = nbd.NBD()
-    handle.set_uri_allow_local_file(True)
-    handle.add_meta_context("x-cdp:changed-since:secret@oldest")
-    handle.connect_uri(site.uri("disk", site.alice))
-    assert not handle.can_meta_context("x-cdp:changed-since:secret@oldest")
-    handle.shutdown()
+    def tells(uri: str) -> bool:
+        handle = nbd.NBD()
+        handle.set_uri_allow_local_file(True)
+        handle.add_meta_context("x-cdp:changed-since:kin@oldest")
+        handle.connect_uri(uri)
+        try:
+            return bool(handle.can_meta_context("x-cdp:changed-since:kin@oldest"))
+        finally:
+            handle.shutdown()
+
+    assert tells(site.daemon.uri("disk")), "its owner is told"
+    assert not tells(site.uri("disk", site.alice))
 
 
 def test_an_id_opens_no_more_than_the_name(site: Site) -> None:
@@ -219,7 +226,7 @@ def test_a_client_without_tls_is_refused(site: Site) -> None:
 
 def test_the_unix_socket_is_the_owners(site: Site) -> None:
     """Who may connect there is the file system's to say: also without TLS, and to everything."""
-    assert len(nbdinfo("--list", f"nbd+unix:///?socket={site.daemon.socket}")["exports"]) == 4
+    assert len(nbdinfo("--list", f"nbd+unix:///?socket={site.daemon.socket}")["exports"]) == 5
     secure = f"nbds+unix:///?socket={site.daemon.socket}&tls-hostname=localhost&tls-certificates={site.bob}"
     assert len(nbdinfo("--list", secure)["exports"]) == 1
 
@@ -255,10 +262,10 @@ def test_renewed_files_count_from_the_next_client_on(site: Site, tmp_path: Path)
     rules = site.folder / "access.toml"
     rules.write_text(RULES + '[[grant]]\nto = ["cn:dave"]\nread = ["*"]\n')
     site.authority.server()
-    assert len(nbdinfo("--list", site.uri("", dave))["exports"]) == 4
+    assert len(nbdinfo("--list", site.uri("", dave))["exports"]) == 5
     before = len(site.daemon.log)
     rules.write_text("to = alice")
-    assert len(nbdinfo("--list", site.uri("", dave))["exports"]) == 4, "the last good rules count on"
+    assert len(nbdinfo("--list", site.uri("", dave))["exports"]) == 5, "the last good rules count on"
     assert "are not used" in site.said_since(before)
     rules.write_text(RULES)
     assert "No such file" not in site.refused(site.uri("disk", dave))
