@@ -96,6 +96,9 @@ class Volume:
         """Lays a clone of the instant `base` into an empty folder of the same file system: hard links and a manifest, durable. NotFound if it cannot be reached;
         Invalid if the volume is open for looking only and was not closed cleanly."""
 
+    def resize(self, size: int) -> int | None:
+        """Makes the volume larger, to `size` bytes; durable. The LSN of the record; None: it has that size. Invalid for less, and for what no volume can have."""
+
     def branches(self) -> list[tuple[int, int]]:
         """(LSN, LSN gone back to) of every rollback, and of the branch that a clone begins with; ascending."""
 

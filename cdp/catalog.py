@@ -28,7 +28,7 @@ SCRATCH = ".scratch-"
 """Begins the folder names of scratch views (cdp/scratch.py)."""
 
 COPIES = ("volume.0", "volume.1")
-_MAY_STAND_IN_A_NEW_STORE = {"lost+found", "daemon.lock", "control.sock", "nbd.sock", "cdp.toml"}
+_MAY_STAND_IN_A_NEW_STORE = {"lost+found", "daemon.lock", "control.sock", "nbd.sock", "attach.sock", "cdp.toml"}
 
 Lay = Callable[[Path, Description], None]
 """Lays a volume's empty journal into its new folder."""
@@ -168,6 +168,14 @@ class Catalog:
             os.rename(entry.folder, trash)
             files.sync_folder(self.volumes)
         shutil.rmtree(trash, ignore_errors=True)
+
+    def note_size(self, entry: Entry, size: int) -> Entry:
+        """Records what the size of the live volume is now, in bytes."""
+        with self.changing():
+            current = self.get(entry.id)
+            if current.description.shown_size == size:
+                return current
+            return self._update(current, replace(current.description, live_size=size))
 
     def accept_origin(self, entry: Entry, origin: Origin) -> Entry:
         """Records what the origin is from now on."""

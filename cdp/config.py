@@ -27,6 +27,11 @@ def nbd_socket(store: Path) -> Path:
     return store / "nbd.sock"
 
 
+def attach_socket(store: Path) -> Path:
+    """Where the daemon of a store serves the devices that it attached."""
+    return store / "attach.sock"
+
+
 def daemon_lock(store: Path) -> Path:
     """Held by the daemon of a store; contains its process id."""
     return store / "daemon.lock"

@@ -35,12 +35,13 @@ FORMATS = ("text", "json")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of the daemon. `stop_seconds`: how long an orderly end waits for clients; memory in bytes."""
+    """Of the daemon. An orderly end waits `stop_seconds` for clients, then `close_seconds` for volumes; memory in bytes."""
 
     sessions: int = 1024
     memory_bytes: int = 128 << 20
     stall_seconds: float = 30.0
     stop_seconds: float = 5.0
+    close_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +304,7 @@ TABLES: dict[str, dict[str, Key]] = {
         "memory_bytes": Key(_memory, "a size from 64MiB on, as '128MiB'"),
         "stall_seconds": _seconds(3600),
         "stop_seconds": _seconds(3600),
+        "close_seconds": _seconds(3600),
     },
     "retention": {name: _retention(name) for name in policy.settings(policy.DEFAULT)},
 }

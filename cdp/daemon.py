@@ -5,6 +5,7 @@ Invariants:
 - It is ready (`ready` on standard output, or on the descriptor asked for) when both sockets accept; not before.
 - SIGTERM and SIGINT end it in order: no new connections, admitted requests are answered, volumes are closed cleanly, sockets go.
 - A volume that does not open or close costs nobody but its own users; a failed close makes the exit code that of its error.
+- The end has a bound: what is not closed by then is left as a crash would leave it, named, and recovered at its next opening.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import trio
 from fastapi import FastAPI
@@ -28,10 +30,12 @@ from hypercorn.config import Config
 from hypercorn.trio import serve as serve_http
 
 from cdp import __version__, _native, config, files, sockets
+from cdp.attach import memory, place
+from cdp.attach.attachments import Attachments
 from cdp.catalog import Catalog
 from cdp.configuration import Configuration
 from cdp.control.api import control_app
-from cdp.errors import CdpError, Invalid
+from cdp.errors import CdpError, Invalid, Io
 from cdp.exports import StoreExports
 from cdp.facts import HealthFacts
 from cdp.keeping import keep_volumes
@@ -40,6 +44,7 @@ from cdp.metrics.figures import Gatherer
 from cdp.metrics.page import PATH as METRICS_PATH
 from cdp.metrics.page import metrics_app
 from cdp.nbd import server as nbd_server
+from cdp.notify import Notifier
 from cdp.scratch import ScratchViews
 from cdp.security import TlsSecurity
 from cdp.sockets import SocketTerms, UnixAddress, listen_tcp, listen_unix
@@ -52,6 +57,9 @@ log = logging.getLogger("cdp.daemon")
 START_BYTES = 1 << 20
 """Room that `daemon.lock` holds. Where the disk is full, some file systems (XFS, btrfs) make no socket, and a daemon that cannot start could not even
 be told to drop history or to delete a volume."""
+
+MARGIN_SECONDS = 10.0
+"""What an orderly end may take beyond the time of clients and of volumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,9 @@ def run(settings: Settings) -> None:
         raise Invalid(f"there is no open descriptor {settings.ready_fd} to write `ready` to")
     settings.configuration.tls.check()
     _allow_descriptors()
+    place.refuse_own_device(settings.store)
+    # Before any thread is started: they inherit it.
+    memory.become_io_flusher()
     catalog = Catalog(settings.store)
     catalog.ensure_store()
     with ExitStack() as stack:
@@ -76,10 +87,13 @@ def run(settings: Settings) -> None:
         catalog.sweep()
         catalog.sweep_scratch()
         nbd_listeners = _listen(settings, stack)
+        # Of its own, so that devices find the daemon wherever it is told to listen.
+        attach_listener = stack.enter_context(_unix_listener(config.attach_socket(settings.store), SocketTerms()))
         control_listener = _listen_control(settings, stack)
         metrics_listeners = _listen_metrics(settings, stack)
         _hold_room(lock)
-        errors = trio.run(_Daemon(settings, catalog, nbd_listeners, control_listener, metrics_listeners).main)
+        daemon = _Daemon(settings, catalog, nbd_listeners, attach_listener, control_listener, metrics_listeners)
+        errors = trio.run(daemon.main)
         for error in errors:
             log.error("%s", error)
         if errors:
@@ -92,6 +106,7 @@ class _Daemon:
         settings: Settings,
         catalog: Catalog,
         listeners: list[socket.socket],
+        attach: socket.socket,
         control: socket.socket,
         metrics: list[socket.socket],
     ) -> None:
@@ -102,18 +117,25 @@ class _Daemon:
             sessions_max=limits.sessions, memory_bytes=limits.memory_bytes, stall_seconds=limits.stall_seconds
         )
         self._grace_seconds = limits.stop_seconds
+        self._close_seconds = limits.close_seconds
+        self._notifier = Notifier()
         self._table = Table(catalog, self._native.disconnect)
         self._scratch = ScratchViews(catalog, self._table.writers)
-        self._store = LocalStore(settings.store, self._table, self._scratch, settings.configuration.retention)
         self._exports = StoreExports(catalog, self._table, self._scratch)
+        self._attachments = Attachments(catalog, self._exports, self._scratch)
+        self._store = LocalStore(
+            settings.store, self._table, self._scratch, self._attachments, settings.configuration.retention
+        )
         tls = settings.configuration.tls
         self._security = None if tls.mode is Tls.OFF else TlsSecurity(tls, self._exports)
         self._listening = tuple(sockets.uri(listener, tls=tls.mode is Tls.REQUIRE) for listener in listeners)
         self._listeners = listeners
+        self._attach = attach
         self._control = control
         self._metrics = metrics
         self._started = time.time_ns()
-        self._collector = DaemonCollector(Gatherer(catalog, self._table, self._native, self._started).gather)
+        gatherer = Gatherer(catalog, self._table, self._native, self._started, self._attachments.facts)
+        self._collector = DaemonCollector(gatherer.gather)
 
     async def main(self) -> list[CdpError]:
         """The daemon's life; what closing the volumes met."""
@@ -124,31 +146,59 @@ class _Daemon:
             async with trio.open_nursery() as nursery:
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
+                await trio.to_thread.run_sync(self._attachments.resume)
                 await nursery.start(self._serve_http, app, [self._control], stop_control)
                 if self._metrics:
                     await nursery.start(self._serve_http, metrics_app(self._collector), self._metrics, stop_control)
                 keeping = trio.CancelScope()
                 nursery.start_soon(self._keep, keeping)
+                watched = trio.CancelScope()
+                nursery.start_soon(self._tell_alive, watched)
                 self._announce()
                 async for number in signals:
                     log.info("stopping: %s", signal.Signals(number).name)
                     break
+                self._bound_the_end()
                 accepting.cancel()
                 keeping.cancel()
+                watched.cancel()
                 stopping.set()
                 stop_control.set()
+                await trio.to_thread.run_sync(self._attachments.close)
                 await trio.to_thread.run_sync(partial(self._native.stop, self._grace_seconds))
-            await trio.to_thread.run_sync(self._scratch.close)
-            return await trio.to_thread.run_sync(self._table.close)
+                await trio.to_thread.run_sync(self._scratch.close)
+                # Control calls that still run end with Closed; nobody waits for a compaction that somebody asked for.
+                return await trio.to_thread.run_sync(partial(self._table.close, self._close_seconds))
+        raise AssertionError("the nursery was cancelled by nobody")
+
+    def _bound_the_end(self) -> None:
+        """Whatever hangs from here on, the process ends: a journal is whole at any time."""
+        seconds = self._grace_seconds + self._close_seconds + MARGIN_SECONDS
+        self._notifier.stopping(seconds)
+        timer = threading.Timer(seconds, end_at_once, (seconds,))
+        timer.daemon = True
+        timer.start()
+
+    async def _tell_alive(self, scope: trio.CancelScope) -> None:
+        """Tells the service manager that the event loop turns, twice as often as it asks for."""
+        with scope:
+            while self._notifier.watchdog_seconds is not None:
+                self._notifier.alive(self._status())
+                await trio.sleep(self._notifier.watchdog_seconds / 2)
+
+    def _status(self) -> str:
+        return f"{self._native.totals()['live']} sessions, {self._table.open_count()} volumes open"
 
     async def _accept(
         self, scope: trio.CancelScope, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        accepting = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in self._listeners]
+        serve = partial(nbd_server.serve, exports=self._exports, native=self._native)
         with scope:
-            await nbd_server.serve(
-                accepting, self._exports, self._native, security=self._security, task_status=task_status
-            )
+            async with trio.open_nursery() as nursery:
+                # Beside the others: what clients are asked for, and how many there are, does not touch the devices.
+                await nursery.start(partial(serve, _accepting([self._attach])))
+                await nursery.start(partial(serve, _accepting(self._listeners), security=self._security))
+                task_status.started()
 
     async def _keep(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -180,6 +230,7 @@ class _Daemon:
             for listener in self._metrics:
                 print(f"metrics {sockets.http_url(listener)}{METRICS_PATH}")
             print("ready", flush=True)
+        self._notifier.ready(self._status())
 
     def _health(self) -> HealthFacts:
         totals = self._native.totals()
@@ -194,6 +245,17 @@ class _Daemon:
             requests=totals["requests"],
             errors=totals["errors"],
         )
+
+
+def end_at_once(seconds: float) -> NoReturn:
+    """For an orderly end that does not come to its end."""
+    log.error("still not stopped after %g s: volumes are left as a crash would leave them", seconds)
+    logging.shutdown()
+    os._exit(Io.exit_code)
+
+
+def _accepting(listeners: list[socket.socket]) -> list[trio.SocketListener]:
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in listeners]
 
 
 def _is_open(descriptor: int) -> bool:

@@ -48,7 +48,10 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A volume's description. `size` in bytes, at creation; stamps in nanoseconds since 1970."""
+    """A volume's description. `size` in bytes, at creation; stamps in nanoseconds since 1970.
+
+    `live_size`: the live volume's when it last changed, for listings; the journal is what counts (None: it never grew).
+    """
 
     id: str
     name: str
@@ -59,6 +62,12 @@ class Description:
     origin: Origin | None = None
     generation: int = 1
     parent: Parent | None = None
+    live_size: int | None = None
+
+    @property
+    def shown_size(self) -> int:
+        """What a listing tells: bytes."""
+        return self.size if self.live_size is None else self.live_size
 
 
 def check_size(size: int) -> int:
@@ -92,6 +101,8 @@ def encode(description: Description) -> bytes:
     }
     if description.parent is not None:
         document["parent"] = asdict(description.parent)
+    if description.live_size is not None:
+        document["live_size"] = description.live_size
     if description.origin is not None:
         origin = asdict(description.origin)
         origin["changed"] = origin.pop("changed_stamp")
@@ -109,9 +120,9 @@ def decode(data: bytes) -> Description:
     name, volume_id = _text(document, "name"), _text(document, "id")
     if not is_name(name) or not is_volume_id(volume_id):
         raise Corrupt("its name or id cannot be one")
-    size, block_size = _number(document, "size", SECTOR, SIZE_MAX), _number(document, "block_size")
-    if size % SECTOR or block_size not in BLOCK_SIZES:
-        raise Corrupt("its size or block size cannot be one")
+    size, block_size = _size(document, "size"), _number(document, "block_size")
+    if block_size not in BLOCK_SIZES:
+        raise Corrupt("its block size cannot be one")
     deleted = document.get("deleted")
     return Description(
         id=volume_id,
@@ -123,6 +134,7 @@ def decode(data: bytes) -> Description:
         origin=_origin(document.get("origin")),
         generation=_number(document, "generation"),
         parent=_parent(document.get("parent")),
+        live_size=None if document.get("live_size") is None else _size(document, "live_size"),
     )
 
 
@@ -149,6 +161,13 @@ def _number(document: dict[str, Any], key: str, least: int = 0, most: int = STAM
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise Corrupt(f"its {key!r} is not a number from {least} to {most}")
     return value
+
+
+def _size(document: dict[str, Any], key: str) -> int:
+    size = _number(document, key, SECTOR, SIZE_MAX)
+    if size % SECTOR:
+        raise Corrupt(f"its {key!r} is not whole sectors")
+    return size
 
 
 def _text(document: dict[str, Any], key: str) -> str:

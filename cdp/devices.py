@@ -21,7 +21,7 @@ def user_of(device: int, mountinfo: str | None = None, swaps: str | None = None)
     `mountinfo`, `swaps`: the texts of /proc/self/mountinfo and /proc/swaps, read if not given.
     """
     family = _family(device)
-    for numbers, source, folder in _mounts(_read("/proc/self/mountinfo") if mountinfo is None else mountinfo):
+    for numbers, source, folder in mounts(_read("/proc/self/mountinfo") if mountinfo is None else mountinfo):
         if numbers in family or _number(source) in family:
             return f"it is mounted on {folder}"
     for line in (_read("/proc/swaps") if swaps is None else swaps).splitlines()[1:]:
@@ -63,7 +63,8 @@ def _family(device: int) -> set[int]:
     return family
 
 
-def _mounts(mountinfo: str) -> list[tuple[int, str, str]]:
+def mounts(mountinfo: str) -> list[tuple[int, str, str]]:
+    """Device number, source and folder of each line of a mountinfo text."""
     found = []
     for line in mountinfo.splitlines():
         fields = line.split(" ")

@@ -36,6 +36,26 @@ class ParentFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachmentFacts:
+    """A block device of this machine, and what it shows: the live volume, or the instant `lsn`, or a scratch view of that.
+
+    `state`: ok; lost, when nothing answers behind it any more; detached. `mount`: the folder on which `cdp attach --mount` mounts it.
+    """
+
+    device: str
+    volume_id: str
+    volume: str
+    lsn: int | None
+    stamp: int | None
+    scratch_id: str | None
+    read_only: bool
+    driver: str
+    mount: str | None
+    state: str
+    made_stamp: int
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeFacts:
     """A line of `cdp list`. `state`: ok, deleted or damaged; of a damaged volume only id and problems are known."""
 
@@ -49,6 +69,8 @@ class VolumeFacts:
     origin: OriginFacts | None = None
     problems: tuple[str, ...] = ()
     parent: ParentFacts | None = None
+    attached: tuple[AttachmentFacts, ...] = ()
+    """Told by `cdp list` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +97,16 @@ class RollbackFacts:
     lsn: int
     stamp: int
     connections_ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeFacts:
+    """A volume that was made larger by the record `lsn`; None: it had that size. Sizes in bytes."""
+
+    volume: VolumeFacts
+    size_before: int
+    lsn: int | None
+    stamp: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,11 +96,21 @@ class OpenOrigin:
             self._nbd.close()
 
 
+def is_path(text: str) -> bool:
+    """Whether a text can be a path or a URI, and can be recorded: UTF-8 without a NUL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def open_origin(text: str, *, claim: bool = True) -> OpenOrigin:
     """Opens a file, a block device or an NBD URI as it is now. NotFound, Busy (somebody writes to it), Invalid, Io.
 
     `claim`: False for a reader beside the one who holds the claim: a block device can be claimed only once.
     """
+    if not is_path(text):
+        raise Invalid(f"the origin {text[:200]!r} is no path")
     if is_nbd_uri(text):
         reader = NbdOrigin(text)
         return OpenOrigin(Origin("nbd", text, reader.size(), text, 0), None, reader)

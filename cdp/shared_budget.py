@@ -69,7 +69,9 @@ def write(store: Path, shared: SharedBudget) -> None:
 
 
 def check(budget: int, sizes: Iterable[int]) -> None:
-    """Invalid if live disks of these sizes could outgrow the budget together."""
+    """Invalid if it is none, or if live disks of these sizes could outgrow it together."""
+    if not 0 < budget <= BUDGET_MAX:
+        raise Invalid(f"{budget} is no budget: a number of bytes from 1 to {BUDGET_MAX}, or none")
     least = sum(least_budget(size) for size in sizes)
     if budget < least:
         raise Invalid(

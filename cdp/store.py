@@ -14,17 +14,19 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cdp import files, scrub, shared_budget, timeline
+from cdp.attach.left import Attaching, Left, Wish
 from cdp.branching import make_clone, roll_back, undo_instant
 from cdp.catalog import Catalog, Damaged, Entry
 from cdp.changes import Differences, Point, compare
-from cdp.description import SECTOR, Description, Origin
+from cdp.description import SECTOR, Description, Origin, check_size
 from cdp.errors import Busy, CdpError, Corrupt, Invalid, Io, NotFound
 from cdp.facts import (
+    AttachmentFacts,
     BookmarkFacts,
     CompactFacts,
     FindingFacts,
@@ -32,6 +34,7 @@ from cdp.facts import (
     LogFacts,
     OriginFacts,
     ParentFacts,
+    ResizeFacts,
     RetentionFacts,
     RollbackFacts,
     ScratchFacts,
@@ -64,6 +67,9 @@ class Store(Protocol):
         """`size` in bytes, None: the origin's."""
 
     def rename(self, volume: str, name: str) -> VolumeFacts: ...
+    def resize(self, volume: str, size: int) -> ResizeFacts:
+        """Makes a volume larger, `size` in bytes. Older instants keep their size; connections learn of it when they connect anew."""
+
     def delete(self, volume: str, *, now: bool) -> VolumeFacts:
         """`now`: for good, at once; also of a volume that was deleted before."""
 
@@ -108,6 +114,13 @@ class Store(Protocol):
     def release_scratch(self, volume: str, scratch_id: str, *, force: bool) -> ScratchFacts:
         """Throws one away; `force`: with its connections."""
 
+    def attach(self, wish: Wish) -> AttachmentFacts:
+        """Makes a block device of a volume, an instant or a scratch view of it. Closed without a daemon, which owns the device."""
+
+    def detach(self, device: str) -> AttachmentFacts:
+        """Takes a device away; Busy, with the mount, while it is in use."""
+
+    def attachments(self) -> tuple[AttachmentFacts, ...]: ...
     def compact(self, volume: str) -> CompactFacts:
         """Gives up what the policy does not keep, and frees what nobody can reach."""
 
@@ -179,16 +192,23 @@ class LocalStore:
         path: Path,
         opener: Opener | None = None,
         scratch: ScratchViews | None = None,
+        attaching: Attaching | None = None,
         retention: Mapping[str, str] | None = None,
     ) -> None:
-        """`scratch`: None where there is no daemon, and so no scratch view. `retention`: settings of new volumes; None: what the store's configuration says."""
+        """`scratch`, `attaching`: None where there is no daemon, and so no scratch view and nobody to own a device.
+        `retention`: settings of new volumes; None: what the store's configuration says."""
         self.catalog = Catalog(path)
         self._retention = retention
         self._scratch = scratch
+        self._attaching = attaching or Left(path)
         self.opener: Opener = opener or Transient(self.catalog)
 
     def list(self) -> list[VolumeFacts]:
-        return [volume_facts(entry) for entry in self.catalog.entries()]
+        attached = self._attaching.facts()
+        return [
+            replace(volume_facts(entry), attached=tuple(it for it in attached if it.volume_id == entry.id))
+            for entry in self.catalog.entries()
+        ]
 
     def show(self, volume: str) -> ShowFacts:
         entry = self._any(volume)
@@ -199,7 +219,7 @@ class LocalStore:
             with self.opener.looking(entry) as opened:
                 native = opened.native
                 return ShowFacts(
-                    volume=volume_facts(entry),
+                    volume=replace(volume_facts(entry), size=native.size),
                     open=is_open,
                     uses=uses,
                     oldest=instant_facts(native.oldest()),
@@ -235,15 +255,41 @@ class LocalStore:
         self.opener.renamed(entry)
         return volume_facts(entry)
 
+    def resize(self, volume: str, size: int) -> ResizeFacts:
+        check_size(size)
+        entry = self.catalog.find(volume)
+        self._check_shared_budget(entry, size)
+        with self.opener.writing(entry) as opened:
+            before = opened.native.size
+            lsn = opened.resize(size)
+            stamp = None if lsn is None else opened.native.instant_of_lsn(lsn).stamp
+            return ResizeFacts(volume_facts(self._note_size(entry, opened)), before, lsn, stamp)
+
+    def _check_shared_budget(self, grown: Entry, size: int) -> None:
+        shared = shared_budget.read(self.catalog.store)
+        if shared.budget is not None and not shared.thin and size > grown.description.shown_size:
+            shared_budget.check(shared.budget, [size, *self._sizes(besides=grown.id)])
+
+    def _sizes(self, besides: str = "") -> tuple[int, ...]:
+        entries = [it for it in self.catalog.entries() if isinstance(it, Entry) and not it.deleted]
+        return tuple(it.description.shown_size for it in entries if it.id != besides)
+
+    def _note_size(self, entry: Entry, opened: OpenVolume) -> Entry:
+        noted = self.catalog.note_size(entry, opened.native.size)
+        self.opener.renamed(noted)
+        return noted
+
     def delete(self, volume: str, *, now: bool) -> VolumeFacts:
         if not now:
             entry = self.catalog.find(volume)
             self._refuse_if_scratched(entry)
+            self._attaching.refuse(entry.id, "deleted")
             with self.opener.closed(entry):
                 return volume_facts(self.catalog.delete(entry, time.time_ns()))
         doomed = self._any(volume)
         if isinstance(doomed, Entry):
             self._refuse_if_scratched(doomed)
+            self._attaching.refuse(doomed.id, "deleted")
         with self.opener.closed(doomed):
             self.catalog.purge(doomed)
         return volume_facts(doomed)
@@ -353,11 +399,8 @@ class LocalStore:
         return StoreRetentionFacts(shared.budget, shared.thin, together, disk.f_bavail * disk.f_frsize, tuple(volumes))
 
     def set_store_budget(self, budget: int | None, *, thin: bool) -> StoreRetentionFacts:
-        sizes = [
-            entry.description.size for entry in self.catalog.entries() if isinstance(entry, Entry) and not entry.deleted
-        ]
-        if budget is not None and not thin:
-            shared_budget.check(budget, sizes)
+        if budget is not None:
+            shared_budget.check(budget, () if thin else self._sizes())
         with self.catalog.changing():
             shared_budget.write(self.catalog.store, shared_budget.SharedBudget(budget, thin))
         return self.store_retention()
@@ -369,11 +412,16 @@ class LocalStore:
 
     def rollback(self, volume: str, to: When | None, *, force: bool) -> RollbackFacts:
         entry = self.catalog.find(volume)
+        # Not even with `force`: a mounted file system would go on with what it remembers, on another state of the disk.
+        self._attaching.refuse(entry.id, "rolled back")
         with self.opener.writing(entry) as opened:
             # What cannot be reached ends nobody's connection.
             instant = undo_instant(opened) if to is None else opened.resolve(to)
             with self.opener.quiet(entry, force=force) as ended:
-                return roll_back(opened, instant, ended)
+                done = roll_back(opened, instant, ended)
+                # A size is an instant's, too.
+                self._note_size(entry, opened)
+                return done
 
     def clone(self, volume: str, at: When, name: str) -> VolumeFacts:
         entry = self.catalog.find(volume, deleted=True)
@@ -392,7 +440,17 @@ class LocalStore:
         entry = self.catalog.find(volume)
         if self._scratch is None:
             raise NotFound(f"{entry.name} has no scratch views: the store is not served")
+        self._attaching.refuse(entry.id, "released", scratch_id)
         return self._scratch.release(entry, scratch_id, force=force)
+
+    def attach(self, wish: Wish) -> AttachmentFacts:
+        return self._attaching.attach(wish)
+
+    def detach(self, device: str) -> AttachmentFacts:
+        return self._attaching.detach(device)
+
+    def attachments(self) -> tuple[AttachmentFacts, ...]:
+        return tuple(self._attaching.facts())
 
     def _refuse_if_scratched(self, entry: Entry) -> None:
         views = () if self._scratch is None else self._scratch.views(entry)
@@ -423,7 +481,7 @@ def volume_facts(entry: Entry | Damaged) -> VolumeFacts:
         id=it.id,
         state="deleted" if entry.deleted else "ok",
         name=it.name,
-        size=it.size,
+        size=it.shown_size,
         block_size=it.block_size,
         created_stamp=it.created_stamp,
         deleted_stamp=it.deleted_stamp,

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cdp import files
 from cdp.catalog import Catalog, Damaged, Entry
-from cdp.errors import Busy, CdpError, NotFound
+from cdp.errors import Busy, CdpError, Closed, NotFound
 from cdp.store import Transient
 from cdp.volume import OpenVolume
 from cdp.writers import Writers
@@ -40,6 +41,34 @@ class _Slot:
     """Why it could not be opened when it was last asked for."""
 
 
+class _Closing(threading.Thread):
+    """Closes the volume of a slot, if it has one. A thread that the end of the process does not wait for."""
+
+    def __init__(self, slot: _Slot) -> None:
+        super().__init__(name="closing", daemon=True)
+        self._slot = slot
+        self._name = ""
+        self._error: CdpError | None = None
+        self.start()
+
+    def run(self) -> None:
+        with self._slot.opening:
+            volume, self._slot.volume = self._slot.volume, None
+            if volume is None:
+                return
+            self._name = volume.entry.name
+            try:
+                volume.close()
+            except CdpError as error:
+                self._error = error
+
+    def outcome(self) -> CdpError | None:
+        """What went wrong so far."""
+        if self.is_alive():
+            return Busy(f"{self._name or 'a volume'} is not closed yet; its next opening recovers it")
+        return self._error
+
+
 class Table:
     """An `Opener` (cdp/store.py) for a process that lives long. Every method may be called from any thread."""
 
@@ -50,6 +79,7 @@ class Table:
         self._transient = Transient(catalog)
         self._slots: dict[str, _Slot] = {}
         self._counts = threading.Condition()
+        self._closed = False
 
     def acquire(self, entry: Entry) -> OpenVolume:
         """The open volume, for a session, until `release`."""
@@ -146,28 +176,32 @@ class Table:
             if volume is not None:
                 self._let_go(volume_id, "calls")
 
-    def close(self) -> list[CdpError]:
-        """Closes every volume, whatever the others met; what went wrong. No call may come after it."""
-        errors = []
-        for slot in list(self._slots.values()):
-            with slot.opening:
-                volume, slot.volume = slot.volume, None
-                try:
-                    if volume is not None:
-                        volume.close()
-                except CdpError as error:
-                    errors.append(error)
-        return errors
+    def close(self, seconds: float | None = None) -> list[CdpError]:
+        """Closes every volume, all at once and whatever the others met; what went wrong. From here on nothing is opened: Closed.
+
+        `seconds`: one that takes longer is left as a crash would leave it, and named. None: no bound.
+        """
+        with self._counts:
+            self._closed = True
+        closings = [_Closing(slot) for slot in list(self._slots.values())]
+        deadline = None if seconds is None else time.monotonic() + seconds
+        for closing in closings:
+            closing.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return [error for closing in closings if (error := closing.outcome()) is not None]
 
     def _hold(self, entry: Entry, count: Literal["sessions", "calls"]) -> OpenVolume:
         with self._counts:
             slot = self._slots.setdefault(entry.id, _Slot())
+            if self._closed:
+                raise Closed("the daemon is stopping")
             if slot.retiring:
                 raise Busy(f"{entry.name} is being deleted")
             setattr(slot, count, getattr(slot, count) + 1)
         try:
             with slot.opening:
                 if slot.volume is None:
+                    if self._closed:
+                        raise Closed("the daemon is stopping")
                     slot.volume = self._opened(slot, entry)
                 return slot.volume
         except BaseException:
@@ -198,7 +232,11 @@ class Table:
         current = self._catalog.get(entry.id)
         if current.deleted:
             raise NotFound(f"{entry.name} was deleted")
-        return OpenVolume(self._catalog.heal(current))
+        volume = OpenVolume(self._catalog.heal(current))
+        # A crash between a resize, or a rollback behind one, and the note of it.
+        with suppress(CdpError):
+            volume.renamed(self._catalog.note_size(current, volume.native.size))
+        return volume
 
     def _let_go(self, volume_id: str, count: Literal["sessions", "calls"]) -> None:
         with self._counts:

@@ -129,6 +129,13 @@ class OpenVolume:
             self._bookmarks = {other: kept for other, kept in self._bookmarks.items() if other != name}
             return mark
 
+    def resize(self, size: int) -> int | None:
+        """Makes the volume larger, durably; the LSN of the record, None if it has that size. Invalid for less, and for what its budget could not hold."""
+        with self._marks_lock:
+            if size > self.native.size:
+                policy.check_budget(self._policy[0], size)
+            return self.native.resize(size)
+
     def policy(self) -> tuple[Policy, int | None]:
         """What the volume keeps, and the stamp of its record: None for the default."""
         return self._policy

@@ -8,6 +8,7 @@ import typer
 
 from cdp.cli.options import JsonOption, StoreOption, opened
 from cdp.cli.output import human_bytes, human_time, print_json, print_table, warn
+from cdp.facts import AttachmentFacts
 
 
 def list_volumes(
@@ -29,11 +30,22 @@ def list_volumes(
             it.state,
             human_time(it.created_stamp),
             "-" if it.parent is None else f"{it.parent.name}@lsn:{it.parent.lsn}",
+            ", ".join(map(_attached, it.attached)) or "-",
             it.id,
         )
         for it in volumes
     ]
-    print_table(("NAME", "SIZE", "STATE", "CREATED", "CLONE OF", "ID"), rows, right=(1,))
+    print_table(("NAME", "SIZE", "STATE", "CREATED", "CLONE OF", "ATTACHED", "ID"), rows, right=(1,))
     for it in volumes:
         for problem in it.problems:
             warn(problem)
+        for one in it.attached:
+            if one.state == "lost":
+                warn(f"nothing answers behind {one.device} any more: cdp detach {one.device}")
+
+
+def _attached(one: AttachmentFacts) -> str:
+    instant = "" if one.lsn is None else f" @lsn:{one.lsn}"
+    scratch = "" if one.scratch_id is None else f"+scratch={one.scratch_id}"
+    mount = "" if one.mount is None else f" on {one.mount}"
+    return one.device + instant + scratch + mount

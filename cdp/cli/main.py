@@ -14,15 +14,18 @@ import typer
 from cdp import __version__
 from cdp.cli import (
     accept_origin,
+    attach,
     bookmark,
     clone,
     compact,
     config,
     create,
     delete,
+    detach,
     diff,
     log,
     rename,
+    resize,
     restore,
     retention,
     rollback,
@@ -68,12 +71,15 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("list", list_verb.list_volumes),
     ("show", show.show),
     ("rename", rename.rename),
+    ("resize", resize.resize),
     ("delete", delete.delete),
     ("undelete", undelete.undelete),
     ("log", log.log),
     ("bookmark", bookmark.bookmark),
     ("diff", diff.diff),
     ("restore", restore.restore),
+    ("attach", attach.attach),
+    ("detach", detach.detach),
     ("rollback", rollback.rollback),
     ("clone", clone.clone),
     ("scratch", scratch.scratch),
@@ -82,7 +88,7 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
-_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clone"), WHEN_HELP) | {
+_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clone", "attach"), WHEN_HELP) | {
     "retention": retention.TERMS_HELP
 }
 for _name, _verb in _VERBS:

@@ -16,25 +16,29 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client.registry import Collector
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from cdp import __version__, when
+from cdp.attach.left import TIMEOUT_SECONDS, Wish
 from cdp.changes import Point, parse_point
 from cdp.control.wire import PREFIX, to_answer
-from cdp.errors import CdpError, Closed, Invalid, NotFound
+from cdp.description import STAMP_MAX
+from cdp.errors import CdpError, Closed, Invalid, Io, NotFound
 from cdp.facts import (
+    AttachmentFacts,
     BookmarkFacts,
     CompactFacts,
     HealthFacts,
     InstantFacts,
     LogFacts,
+    ResizeFacts,
     RetentionFacts,
     RollbackFacts,
     ScratchFacts,
@@ -47,12 +51,35 @@ from cdp.metrics.page import add_page
 from cdp.store import Progress, Store
 from cdp.timeline import INTERVAL_MAX
 
+LSN_MAX = (1 << 64) - 1
 HOLD_SECONDS = 1.0
 """Between two looks whether the client of a hold is still there."""
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Refusal(BaseModel):
+    """Why something was not done: a class of `cdp.errors`, and a sentence."""
+
+    kind: str
+    message: str
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Refusal, "description": "It cannot be done as it was asked for."},
+    "5XX": {"model": Refusal, "description": "It could not be done."},
+}
+
+
+_REFUSAL = {"$ref": "#/components/schemas/Refusal"}
+
+
+class Lines(StreamingResponse):
+    """JSON, a line at a time."""
+
+    media_type = "application/x-ndjson"
 
 
 class NewVolume(_Body):
@@ -66,12 +93,16 @@ class NewName(_Body):
     name: str
 
 
+class NewSize(_Body):
+    size: int
+
+
 class NewBookmark(_Body):
     name: str
     at: str = "latest"
     force: bool = False
     held: bool = False
-    expires_stamp: int | None = None
+    expires_stamp: Annotated[int, Field(ge=0, le=STAMP_MAX)] | None = None
 
 
 class NewRollback(_Body):
@@ -93,11 +124,25 @@ class NewBudget(_Body):
     thin: bool = False
 
 
+class NewAttachment(_Body):
+    export: str
+    read_only: bool = False
+    driver: str | None = None
+    mount: str | None = None
+    timeout_seconds: int = TIMEOUT_SECONDS
+
+
 def control_app(
     store: Store, health: Callable[[], HealthFacts], stopping: threading.Event, metrics: Collector | None = None
 ) -> FastAPI:
     """The ASGI application over a store. `stopping`: once set, long work ends with Closed. `metrics`: what GET /metrics tells."""
-    app = FastAPI(title="cdp", version=__version__, generate_unique_id_function=lambda route: route.name.strip("_"))
+    app = FastAPI(
+        title="cdp",
+        version=__version__,
+        generate_unique_id_function=lambda route: route.name.strip("_"),
+        responses=REFUSALS,
+    )
+    _describe(app)
     _answer_errors(app)
     _volume_routes(app, store)
     _history_routes(app, store)
@@ -106,6 +151,7 @@ def control_app(
     _verify_route(app, store, stopping)
     _retention_routes(app, store)
     _branch_routes(app, store)
+    _attach_routes(app, store)
     if metrics is not None:
         add_page(app, metrics)
 
@@ -114,6 +160,25 @@ def control_app(
         return health()
 
     return app
+
+
+def _describe(app: FastAPI) -> None:
+    """The description says what is answered: a malformed request is refused as everything else is, not with FastAPI's own 422."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        told = described()
+        for ways in told["paths"].values():
+            for way in ways.values():
+                way["responses"].pop("422", None)
+                for kind in REFUSALS.keys() & way["responses"].keys():
+                    # FastAPI takes it for the answer's own type, where that is not JSON.
+                    way["responses"][kind]["content"] = {"application/json": {"schema": _REFUSAL}}
+        for unused in ("HTTPValidationError", "ValidationError"):
+            told["components"]["schemas"].pop(unused, None)
+        return told
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _volume_routes(app: FastAPI, store: Store) -> None:
@@ -136,6 +201,10 @@ def _volume_routes(app: FastAPI, store: Store) -> None:
     @app.post(f"{PREFIX}/volumes/{{volume}}/rename")
     def _rename(volume: str, body: NewName) -> VolumeFacts:
         return store.rename(volume, body.name)
+
+    @app.post(f"{PREFIX}/volumes/{{volume}}/resize")
+    def _resize(volume: str, body: NewSize) -> ResizeFacts:
+        return store.resize(volume, body.size)
 
     @app.post(f"{PREFIX}/volumes/{{volume}}/undelete")
     def _undelete(volume: str) -> VolumeFacts:
@@ -191,12 +260,27 @@ def _branch_routes(app: FastAPI, store: Store) -> None:
         return store.release_scratch(volume, scratch_id, force=force)
 
 
+def _attach_routes(app: FastAPI, store: Store) -> None:
+    @app.get(f"{PREFIX}/attachments")
+    def _attachments() -> tuple[AttachmentFacts, ...]:
+        return store.attachments()
+
+    @app.post(f"{PREFIX}/attachments", status_code=201)
+    def _attach(body: NewAttachment) -> AttachmentFacts:
+        """`export`: VOLUME, VOLUME@WHEN or VOLUME@WHEN+scratch=ID. Nothing is mounted: `mount` tells where the caller is going to."""
+        return store.attach(Wish(**body.model_dump()))
+
+    @app.delete(f"{PREFIX}/attachments")
+    def _detach(device: str) -> AttachmentFacts:
+        return store.detach(device)
+
+
 def _diff_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:
-    @app.get(f"{PREFIX}/volumes/{{volume}}/diff")
-    def _diff(volume: str, since: str, until: str) -> StreamingResponse:
+    @app.get(f"{PREFIX}/volumes/{{volume}}/diff", response_class=Lines)
+    def _diff(volume: str, since: str, until: str) -> Lines:
         """Lines of JSON: `{"facts"}`, then `{"extents": [[offset, length], …]}` again and again, then `{"end"}`; or an error."""
         points = (parse_point(since), parse_point(until))
-        return StreamingResponse(_differences(store, volume, points, stopping), media_type="application/x-ndjson")
+        return Lines(_differences(store, volume, points, stopping))
 
 
 def _differences(store: Store, volume: str, points: tuple[Point, Point], stopping: threading.Event) -> Iterator[str]:
@@ -213,12 +297,12 @@ def _differences(store: Store, volume: str, points: tuple[Point, Point], stoppin
 
 
 def _hold_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:
-    @app.get(f"{PREFIX}/volumes/{{volume}}/hold")
-    def _hold(volume: str, lsn: int) -> StreamingResponse:
+    @app.get(f"{PREFIX}/volumes/{{volume}}/hold", response_class=Lines)
+    def _hold(volume: str, lsn: Annotated[int, Query(ge=0, le=LSN_MAX)]) -> Lines:
         """Keeps an instant reachable until the client hangs up: an empty line now and then."""
         lines = _held(store, volume, lsn, stopping)
         # A refusal comes before the first line, and has to be the answer.
-        return StreamingResponse(itertools.chain([next(lines)], lines), media_type="application/x-ndjson")
+        return Lines(itertools.chain([next(lines)], lines))
 
 
 def _held(store: Store, volume: str, lsn: int, stopping: threading.Event) -> Iterator[str]:
@@ -251,13 +335,11 @@ def _retention_routes(app: FastAPI, store: Store) -> None:
 
 
 def _verify_route(app: FastAPI, store: Store, stopping: threading.Event) -> None:
-    @app.post(f"{PREFIX}/volumes/{{volume}}/verify")
-    def _verify(
-        volume: str, rate: Annotated[int, Query(ge=0)] | None = None, restart: bool = False
-    ) -> StreamingResponse:
+    @app.post(f"{PREFIX}/volumes/{{volume}}/verify", response_class=Lines)
+    def _verify(volume: str, rate: Annotated[int, Query(ge=0)] | None = None, restart: bool = False) -> Lines:
         """Lines of JSON: `{"done", "total"}` in bytes, again and again, then the facts, or an error."""
         work = partial(store.verify, volume, rate=rate, restart=restart)
-        return StreamingResponse(_verification(work, volume, stopping), media_type="application/x-ndjson")
+        return Lines(_verification(work, volume, stopping))
 
 
 class _GoneError(Exception):
@@ -300,6 +382,11 @@ def _verification(verify: _Verification, volume: str, stopping: threading.Event)
 
 
 def _answer_errors(app: FastAPI) -> None:
+    @app.exception_handler(Exception)
+    async def _bug(_: Request, error: Exception) -> JSONResponse:
+        # The server logs it.
+        return JSONResponse(to_answer(Io("internal error; the daemon's log has the details"))[1], 500)
+
     @app.exception_handler(CdpError)
     async def _ours(_: Request, error: CdpError) -> JSONResponse:
         status, body = to_answer(error)

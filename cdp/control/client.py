@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -19,16 +20,19 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from cdp import config, sockets
+from cdp.attach.left import Wish
 from cdp.changes import Differences, Extents, Point
 from cdp.control.wire import PREFIX, from_answer
 from cdp.errors import CdpError, Closed
 from cdp.facts import (
+    AttachmentFacts,
     BookmarkFacts,
     CompactFacts,
     DiffFacts,
     HealthFacts,
     InstantFacts,
     LogFacts,
+    ResizeFacts,
     RetentionFacts,
     RollbackFacts,
     ScratchFacts,
@@ -84,6 +88,9 @@ class RemoteStore:
 
     def rename(self, volume: str, name: str) -> VolumeFacts:
         return self._facts(VolumeFacts, "POST", _path(volume, "rename"), json={"name": name})
+
+    def resize(self, volume: str, size: int) -> ResizeFacts:
+        return self._facts(ResizeFacts, "POST", _path(volume, "resize"), json={"size": size})
 
     def delete(self, volume: str, *, now: bool) -> VolumeFacts:
         return self._facts(VolumeFacts, "DELETE", _path(volume), params={"now": now})
@@ -160,6 +167,15 @@ class RemoteStore:
 
     def release_scratch(self, volume: str, scratch_id: str, *, force: bool) -> ScratchFacts:
         return self._facts(ScratchFacts, "DELETE", _path(volume, "scratch", scratch_id), params={"force": force})
+
+    def attach(self, wish: Wish) -> AttachmentFacts:
+        return self._facts(AttachmentFacts, "POST", "/attachments", json=asdict(wish))
+
+    def detach(self, device: str) -> AttachmentFacts:
+        return self._facts(AttachmentFacts, "DELETE", "/attachments", params={"device": device})
+
+    def attachments(self) -> tuple[AttachmentFacts, ...]:
+        return TypeAdapter(tuple[AttachmentFacts, ...]).validate_python(self._ask("GET", "/attachments"))
 
     def compact(self, volume: str) -> CompactFacts:
         return self._facts(CompactFacts, "POST", _path(volume, "compact"))

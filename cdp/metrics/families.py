@@ -32,7 +32,8 @@ _VOLUME: tuple[tuple[str, str, Callable[[VolumeFigures], Value]], ...] = (
         "1 if it is damaged, or could not be opened when it was last asked for.",
         lambda it: it.failed,
     ),
-    ("cdp_volume_attached", "Block devices that it is attached as.", lambda it: it.attached),
+    ("cdp_volume_attached", "Block devices that it, or an instant of it, is attached as.", lambda it: it.attached),
+    ("cdp_volume_lost_devices", "Those of them behind which nothing answers.", lambda it: it.lost_devices),
 )
 
 _OPEN: tuple[tuple[str, str, Callable[[OpenFigures], Value]], ...] = (

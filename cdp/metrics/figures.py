@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cdp import history, shared_budget
 from cdp.catalog import Catalog, Entry
 from cdp.errors import CdpError
-from cdp.facts import SpaceFacts
+from cdp.facts import AttachmentFacts, SpaceFacts
 from cdp.standing import space_facts
 from cdp.volume import OpenVolume
 
@@ -56,6 +56,7 @@ class VolumeFigures:
     disk_bytes: int
     failed: bool
     attached: int
+    lost_devices: int
     open: OpenFigures | None = None
     accounts: Mapping[str, Account] = field(default_factory=dict)
 
@@ -81,9 +82,9 @@ class Gatherer:
         table: Table,
         native: _native.Server,
         started_stamp: int,
-        attached: Callable[[], Mapping[str, int]] = dict,
+        attached: Callable[[], Sequence[AttachmentFacts]],
     ) -> None:
-        """`attached`: how many devices there are of a volume, by its ID."""
+        """`attached`: the block devices of this machine that show a volume of the store."""
         self._catalog = catalog
         self._table = table
         self._native = native
@@ -99,7 +100,7 @@ class Gatherer:
             totals=self._native.totals(),
             started_stamp=self._started,
             volumes=[
-                self._volume(entry.id, entry, taken[entry.id].used, accounts, attached.get(entry.id, 0))
+                self._volume(entry.id, entry, taken[entry.id].used, accounts, attached)
                 for entry in entries
                 if not (isinstance(entry, Entry) and entry.deleted)
             ],
@@ -109,11 +110,16 @@ class Gatherer:
         )
 
     def _volume(
-        self, volume_id: str, entry: object, disk_bytes: int, accounts: Mapping[str, Account], attached: int
+        self,
+        volume_id: str,
+        entry: object,
+        disk_bytes: int,
+        accounts: Mapping[str, Account],
+        attached: Sequence[AttachmentFacts],
     ) -> VolumeFigures:
         known = entry if isinstance(entry, Entry) else None
         opened, failed = None, known is None or self._table.failure(volume_id) is not None
-        size = None if known is None else known.description.size
+        size = None if known is None else known.description.shown_size
         try:
             with self._table.borrowed(volume_id) as volume:
                 if volume is not None:
@@ -126,7 +132,8 @@ class Gatherer:
             size=size,
             disk_bytes=disk_bytes,
             failed=failed,
-            attached=attached,
+            attached=sum(one.volume_id == volume_id for one in attached),
+            lost_devices=sum(one.volume_id == volume_id and one.state == "lost" for one in attached),
             open=opened,
             accounts=accounts_of(volume_id, accounts),
         )

@@ -44,7 +44,7 @@ def rolled_back_to(control: Control) -> int | None:
 def resized_to(control: Control) -> int | None:
     """The size in bytes that a resize sets; None where the record is no valid resize."""
     fields = control.fields
-    size = fields.get("size") if fields and fields.get("type") == "resize" else None
+    size = fields["size"] if fields and fields.keys() == {"type", "size"} and fields["type"] == "resize" else None
     valid = isinstance(size, int) and size % SECTOR == 0 and 1 <= size // SECTOR <= SECTORS_MAX
     return size if valid and isinstance(size, int) else None
 

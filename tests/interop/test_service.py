@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import stat
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nbd
 import pytest
 
@@ -84,3 +87,47 @@ def test_a_damaged_volume_costs_the_others_nothing(store: Path) -> None:
         assert len(told) == 1, "the same cause is told once"
         assert "cannot be opened" in told[0]["message"]
         # `with` ends with SIGTERM and exit code 0: nothing of the damage is left for the others.
+
+
+def test_a_service_manager_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(store.parent / "notify"))
+        manager.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
+        monkeypatch.setenv("WATCHDOG_USEC", "100000")
+        with Daemon(store) as daemon:
+            pid = daemon.pid
+            told = [manager.recv(999).decode().splitlines() for _ in range(4)]
+            daemon.stop()
+        told += _drained(manager)
+    kinds = [message[0] for message in told]
+    assert kinds.count("READY=1") == kinds.count("STOPPING=1") == 1
+    assert f"MAINPID={pid}" in told[kinds.index("READY=1")]
+    assert kinds.count("WATCHDOG=1") >= 3, "the loop turns"
+    assert kinds[-1] == "STOPPING=1"
+
+
+def _drained(manager: socket.socket) -> list[list[str]]:
+    """What has come: its sender is gone, so no more will."""
+    manager.setblocking(False)
+    told = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            told.append(manager.recv(999).decode().splitlines())
+    return told
+
+
+def test_the_end_waits_for_no_long_check(store: Path) -> None:
+    """One that would take hours: the daemon ends in order all the same, and closes the volume cleanly."""
+    with Daemon(store) as daemon:
+        daemon.cdp("create", "disk", "--size", "64MiB")
+        client = connected(daemon, "disk")
+        client.pwrite(os.urandom(4 * MIB), 0)
+        client.flush()
+        with (
+            httpx.Client(transport=httpx.HTTPTransport(uds=str(store / "control.sock"))) as control,
+            control.stream("POST", "http://cdp/v1/volumes/disk/verify", params={"rate": 1024}) as answer,
+        ):
+            next(answer.iter_lines())
+            daemon.stop()
+        assert daemon.cdp("show", "disk")["status"]["clean"] is True

@@ -1,6 +1,7 @@
 //! The way of a write: ring → batch → segment → index. Everything here is done by the one leader.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Kind, Result};
 use crate::journal::manifest::{Edit, SegmentItem, StateItem};
@@ -113,18 +114,26 @@ impl Volume {
             self.background.call();
         }
         let documents: Vec<Option<Vec<u8>>> = batch.iter().filter_map(control_document).map(Some).collect();
-        self.note_controls(batch);
-        self.index.publish(&meta, &mut documents.into_iter(), meta.last_lsn(), &rollbacks_in(batch));
+        let resized = self.note_controls(batch);
+        let rollbacks = rollbacks_in(batch);
+        self.index.publish(&meta, &mut documents.into_iter(), meta.last_lsn(), &rollbacks);
+        if resized || !rollbacks.is_empty() {
+            self.size.store(self.size_at(Lsn(meta.last_lsn())), Ordering::Relaxed);
+        }
         Ok(())
     }
 
-    fn note_controls(&self, batch: &[Request]) {
+    /// True if there is a resize among them.
+    fn note_controls(&self, batch: &[Request]) -> bool {
+        let mut resized = false;
         for request in batch {
             if let Some(document) = listed_document(request) {
+                resized |= self.sizes.lock().note(request.lsn, &document);
                 let control = crate::index::memtable::Control { lsn: request.lsn, stamp: request.stamp, document };
                 self.controls.lock().push(control);
             }
         }
+        resized
     }
 
     /// Leaves in `guard` a writer that has room for the batch and belongs to its clock epoch.

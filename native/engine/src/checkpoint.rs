@@ -10,7 +10,7 @@ use crate::index::fresh::Fresh;
 use crate::index::map::At;
 use crate::journal::manifest::{CheckpointItem, Edit, StateItem};
 use crate::path::Path;
-use crate::units::Lsn;
+use crate::units::{Lsn, SECTOR};
 use crate::volume::Volume;
 
 /// A checkpoint is closed when it has this many bytes; other shards wait until something touches them again.
@@ -67,7 +67,8 @@ impl Volume {
     /// Shards that got about as many entries since they were last written as they have, or were never written; and what keeps an old checkpoint of which little is
     /// in use.
     fn shards_due(&self, path: &Path) -> Result<Vec<u64>> {
-        let rows = self.index.fresh_entries(path, self.facts.sectors.div_ceil(SHARD_SECTORS))?;
+        let largest = self.sizes.lock().largest() / SECTOR;
+        let rows = self.index.fresh_entries(path, largest.div_ceil(SHARD_SECTORS))?;
         let mut used: HashMap<u64, u64> = HashMap::new();
         rows.values().for_each(|row| *used.entry(row.since).or_default() += row.known);
         let horizon = self.reachable().0.lsn.0;

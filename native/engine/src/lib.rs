@@ -35,6 +35,7 @@ mod ring;
 mod rollback;
 pub mod scrub;
 mod shown;
+mod sizes;
 pub mod space;
 pub mod storage;
 pub mod timeline;

@@ -36,15 +36,18 @@ pub struct View {
     pub(crate) at: At,
     /// Keeps the instant; the live volume needs none.
     pin: Option<Pin>,
+    /// Bytes at the instant; the live volume may grow.
+    size: Option<u64>,
 }
 
 impl View {
     pub(crate) fn live(volume: Arc<Volume>) -> View {
-        View { volume, at: At::Live, pin: None }
+        View { volume, at: At::Live, pin: None, size: None }
     }
 
     pub(crate) fn at(volume: Arc<Volume>, lsn: Lsn, pin: Pin) -> View {
-        View { volume, at: At::Lsn(lsn.0), pin: Some(pin) }
+        let size = Some(volume.size_at(lsn));
+        View { volume, at: At::Lsn(lsn.0), pin: Some(pin), size }
     }
 
     /// The instant, or None for the live volume.
@@ -65,7 +68,7 @@ impl View {
 
     /// Bytes, at the view's instant.
     pub fn size(&self) -> u64 {
-        self.volume.size()
+        self.size.unwrap_or_else(|| self.volume.size())
     }
 
     /// Fills `buffer` with the bytes from `offset` on; any offset and length inside `size`, else Invalid.

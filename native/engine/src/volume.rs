@@ -28,9 +28,10 @@ use crate::prune::Looked;
 use crate::reach::Reach;
 use crate::request::{check_range, Request};
 use crate::ring::{Admission, Ring};
+use crate::sizes::{self, Sizes};
 use crate::space::{FullPolicy, Meter};
 use crate::storage::{Lock, Storage};
-use crate::units::{Lsn, Stamp, SECTOR};
+use crate::units::{Lsn, Stamp};
 use crate::view::View;
 
 /// Why a range reads as zeros from now on.
@@ -49,7 +50,10 @@ pub struct Volume {
     pub(crate) origin: Option<Arc<dyn Origin>>,
     pub(crate) options: Options,
     pub(crate) read_only: bool,
+    /// Bytes of the live volume, and of every instant.
     pub(crate) size: AtomicU64,
+    pub(crate) sizes: Mutex<Sizes>,
+    pub(crate) resizing: Mutex<()>,
     pub(crate) manifest: Mutex<Manifest>,
     pub(crate) index: Index,
     /// What lets writes into the ring.
@@ -113,7 +117,7 @@ pub struct Status {
 impl Volume {
     /// Lays an empty volume into an existing, empty folder. `size` in bytes, whole sectors.
     pub fn create(storage: Arc<dyn Storage>, id: [u8; 16], size: u64, created: Stamp) -> Result<()> {
-        if size == 0 || size % SECTOR != 0 || size / SECTOR >= 1 << 48 {
+        if !sizes::is_possible(size) {
             return Err(Error::invalid(format!(
                 "a volume of {size} bytes: it must be 1 to 2^48 - 1 sectors of 512 bytes"
             )));
@@ -329,6 +333,8 @@ impl Found {
         read_only: bool,
     ) -> Arc<Volume> {
         let Content { id, size, created, .. } = self.manifest.content;
+        let sizes = Sizes::new(size, &self.controls);
+        let size = sizes.at(|| self.parts.lineage.path(self.last_lsn));
         let files = Files::new(storage.clone(), &options, read_only);
         let state = &self.manifest.content.state;
         let opening_ids = [self.manifest.content.next_segment().0, state.next_checkpoint, state.next_run];
@@ -343,6 +349,8 @@ impl Found {
             origin,
             read_only,
             size: AtomicU64::new(size),
+            sizes: Mutex::new(sizes),
+            resizing: Mutex::new(()),
             manifest: Mutex::new(self.manifest),
             index: Index::new(files, options.cache_bytes, self.parts, self.last_lsn),
             gate,

@@ -239,6 +239,10 @@ impl PyVolume {
         py.detach(fork).map_err(raise)
     }
 
+    fn resize(&self, py: Python<'_>, size: u64) -> PyResult<Option<u64>> {
+        py.detach(|| self.volume.resize(size)).map(|lsn| lsn.map(|lsn| lsn.0)).map_err(raise)
+    }
+
     fn branches(&self) -> Vec<(u64, u64)> {
         self.volume.branches()
     }

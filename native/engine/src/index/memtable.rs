@@ -12,6 +12,7 @@ use crate::journal::batch::{Meta, RecordKind};
 use crate::journal::compacted::Row;
 use crate::path::Path;
 use crate::rollback;
+use crate::sizes::SECTORS_MAX;
 
 const END: u32 = u32::MAX;
 /// Entries that touch more leaves than this are wide: a data entry touches two at most.
@@ -124,13 +125,13 @@ impl Memtable {
         }
     }
 
-    /// Adds a *damaged* entry for sectors `0..sectors` at the first of the lost LSNs `lsn..=upto`. Its stamp is that of the record before it, else `stamp`.
-    pub fn push_lost(&mut self, lsn: u64, upto: u64, stamp: u64, sectors: u64) {
+    /// Adds a *damaged* entry for all sectors that a volume can have at the first of the lost LSNs `lsn..=upto`. Its stamp is that of the record before it, else `stamp`.
+    pub fn push_lost(&mut self, lsn: u64, upto: u64, stamp: u64) {
         let stamp = self.last.map_or(stamp, |(_, stamp)| stamp);
         self.first.get_or_insert((lsn, stamp));
         self.last = Some((upto, stamp));
         let kind = RecordKind::Damaged;
-        self.add(Item { start: 0, sectors, lsn, offset: 0, stored: 0, stamp_delta: 0, kind });
+        self.add(Item { start: 0, sectors: SECTORS_MAX, lsn, offset: 0, stored: 0, stamp_delta: 0, kind });
     }
 
     /// Adds an entry of a compacted segment; `document` is that of a control record, None was damaged.

@@ -400,7 +400,7 @@ impl Sealed {
             Err(e) if e.kind == Kind::Corrupt => {
                 let mut lost = Memtable::new(self.item.id.0);
                 let item = &self.item;
-                lost.push_lost(item.first_lsn.0, item.last_lsn.0, item.first_stamp, self.volume.sectors);
+                lost.push_lost(item.first_lsn.0, item.last_lsn.0, item.first_stamp);
                 Ok(lost)
             }
             Err(e) => Err(e),

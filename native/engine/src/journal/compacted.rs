@@ -202,7 +202,7 @@ pub fn read(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -> Resul
             continue;
         };
         if previous != last {
-            contents.table.push_lost(last.max(item.first_lsn.0 - 1) + 1, previous, item.first_stamp, volume.sectors);
+            contents.table.push_lost(last.max(item.first_lsn.0 - 1) + 1, previous, item.first_stamp);
         }
         for row in rows {
             let stored = window.get(row.offset, row.stored as usize).map_err(io)?;
@@ -217,7 +217,7 @@ pub fn read(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -> Resul
         && contents.damaged.last().is_some_and(|&at| at >= contents.tail_offset)
     {
         let first = last.max(item.first_lsn.0 - 1) + 1;
-        contents.table.push_lost(first.min(item.last_lsn.0), item.last_lsn.0, item.first_stamp, volume.sectors);
+        contents.table.push_lost(first.min(item.last_lsn.0), item.last_lsn.0, item.first_stamp);
     }
     contents.table.set_bounds((item.first_lsn.0, item.first_stamp), (item.last_lsn.0, item.last_stamp));
     Ok(contents)

@@ -16,7 +16,6 @@ use crate::journal::segment::{file_name, OpenSegment};
 #[derive(Clone, Debug)]
 pub struct Volume {
     pub id: [u8; 16],
-    pub sectors: u64,
     /// (floor, id) of the timelines that it was cloned from, ascending.
     ancestors: Arc<[(u64, [u8; 16])]>,
 }
@@ -24,7 +23,7 @@ pub struct Volume {
 impl Volume {
     pub fn new(content: &Content) -> Volume {
         let ancestors = content.ancestors.values().map(|a| (a.floor.0, a.id)).collect();
-        Volume { id: content.id, sectors: content.size / crate::units::SECTOR, ancestors }
+        Volume { id: content.id, ancestors }
     }
 
     /// Who wrote the record.
@@ -156,7 +155,7 @@ pub fn sealed_walk(segment: &OpenSegment, item: &SegmentItem, volume: &Volume) -
         walk.take(&mut window, meta, segment, volume, item.last_lsn.0 + 1)?;
     }
     if walk.last_lsn < item.last_lsn.0 {
-        walk.table.push_lost(walk.last_lsn + 1, item.last_lsn.0, item.first_stamp, volume.sectors);
+        walk.table.push_lost(walk.last_lsn + 1, item.last_lsn.0, item.first_stamp);
     }
     Ok((walk.table, walk.tail_offset, scan))
 }
@@ -207,7 +206,7 @@ impl Walk {
             return Ok(());
         }
         if previous > self.last_lsn && previous > self.durable_lsn {
-            self.lose(segment, self.durable_lsn, meta.header.base_stamp, volume);
+            self.lose(segment, self.durable_lsn, meta.header.base_stamp);
             self.cut = Some(self.durable_lsn + 1);
             return Ok(());
         }
@@ -218,11 +217,11 @@ impl Walk {
     }
 
     /// Records after `last_lsn` up to `upto` are gone with both copies of their directory.
-    fn lose(&mut self, segment: &OpenSegment, upto: u64, stamp: u64, volume: &Volume) {
+    fn lose(&mut self, segment: &OpenSegment, upto: u64, stamp: u64) {
         let name = file_name(segment.id);
         let first = self.last_lsn + 1;
         self.damage.push(format!("{name}: records {first} to {upto} are lost with both copies of their directory"));
-        self.table.push_lost(first, upto, stamp, volume.sectors);
+        self.table.push_lost(first, upto, stamp);
         self.last_lsn = upto;
     }
 
@@ -263,7 +262,7 @@ impl Walk {
         cut: u64,
     ) -> Result<()> {
         if meta.header.previous_lsn > self.last_lsn {
-            self.lose(segment, meta.header.previous_lsn, meta.header.base_stamp, volume);
+            self.lose(segment, meta.header.previous_lsn, meta.header.base_stamp);
         }
         let documents =
             control_documents(window, meta, volume).map_err(|e| Error::io("read", &file_name(segment.id), &e))?;

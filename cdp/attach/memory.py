@@ -1,0 +1,43 @@
+"""The daemon's memory while the kernel may write dirty pages through it.
+
+The kernel frees memory by writing to block devices. Where the daemon is behind one, its own allocations must not wait for that: it says that it
+is part of the way to a disk (PR_SET_IO_FLUSHER), and keeps its pages in memory. Both need privileges; without them it works, but for the rare
+machine that has no memory left.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+
+log = logging.getLogger("cdp.attach")
+
+_PR_SET_IO_FLUSHER = 57
+"""linux/prctl.h, since 5.6. Of a thread, and of those that it starts."""
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+"""sys/mman.h. On fault: reserved address space that nobody touched takes no memory."""
+
+
+def become_io_flusher() -> None:
+    """For the thread that calls and those that it starts later, and for the programs that they start."""
+    if os.geteuid() == 0:
+        _call("PR_SET_IO_FLUSHER", "prctl", _PR_SET_IO_FLUSHER, 1, 0, 0, 0)
+
+
+def lock() -> None:
+    """What is in memory stays there, and what comes."""
+    _call("mlockall", "mlockall", _MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+
+
+def unlock() -> None:
+    """Ends what `lock` began."""
+    _call("munlockall", "munlockall")
+
+
+def _call(what: str, function: str, *arguments: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    # prctl takes longs in its place of variable arguments.
+    passed = [ctypes.c_ulong(argument) for argument in arguments]
+    if getattr(libc, function)(*passed) < 0:
+        log.info("%s: %s", what, os.strerror(ctypes.get_errno()))
