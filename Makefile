@@ -5,6 +5,7 @@
 #   make check       the static checks alone
 #   make test-long   the tests that take minutes (crash rounds, long model runs, damage sweeps)
 #   make test-libnbd a newer libnbd, built from Debian's source: extended headers and payloads of BLOCK_STATUS
+#   make test-guest  the kernel's nbd driver, in a Debian guest under QEMU (two minutes; downloads 55 MB the first time)
 #   make bench       throughput and latency beside nbdkit and qemu-nbd (half an hour); QUICK=1 for a short look
 #   make bench-restore  a restore beside dd and qemu-img convert
 #   make fuzz        every fuzz target for FUZZ_SECONDS (default 60) each
@@ -16,7 +17,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: setup native demo test check check-python check-rust test-rust test-python test-libnbd test-long bench bench-restore fuzz format clean
+.PHONY: setup native demo test check check-python check-rust test-rust test-python test-libnbd test-guest test-long bench bench-restore fuzz format clean
 
 # rustup's default place comes last: a toolchain on PATH wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -66,6 +67,10 @@ test-libnbd: native
 	tools/build-libnbd.sh >/dev/null
 	$(PYTHON) -m pytest -m newer_libnbd tests/interop/test_clients_libnbd.py $(PYTEST_ARGS)
 	PYTHONPATH=.cache/libnbd/python $(PYTHON) -m pytest tests/interop/test_negotiation.py $(PYTEST_ARGS)
+
+# The kernel's own nbd driver, which the machine that tests run on may not have.
+test-guest: native
+	$(PYTHON) -m tests.guest
 
 # Optimized, but with the assertions that a release build leaves out.
 test-long: native

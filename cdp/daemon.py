@@ -32,6 +32,7 @@ from hypercorn.trio import serve as serve_http
 from cdp import __version__, _native, config, files, sockets
 from cdp.attach import memory, place
 from cdp.attach.attachments import Attachments
+from cdp.attach.links import Links
 from cdp.catalog import Catalog
 from cdp.configuration import Configuration
 from cdp.control import peers
@@ -123,7 +124,9 @@ class _Daemon:
         self._table = Table(catalog, self._native.disconnect)
         self._scratch = ScratchViews(catalog, self._table.writers)
         self._exports = StoreExports(catalog, self._table, self._scratch)
-        self._attachments = Attachments(catalog, self._exports, self._scratch)
+        self._attachments = Attachments(
+            catalog, self._exports, self._scratch, Links(self._exports, self._native).connect
+        )
         self._store = LocalStore(
             settings.store, self._table, self._scratch, self._attachments, settings.configuration.retention
         )

@@ -262,6 +262,7 @@ class LocalStore:
         with self.opener.writing(entry) as opened:
             before = opened.native.size
             lsn = opened.resize(size)
+            self._attaching.resized(entry.id, opened.native.size)
             stamp = None if lsn is None else opened.native.instant_of_lsn(lsn).stamp
             return ResizeFacts(volume_facts(self._note_size(entry, opened)), before, lsn, stamp)
 

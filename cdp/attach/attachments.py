@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cdp.attach import memory, notes, place
+from cdp.attach.kernel_nbd import Link
 from cdp.attach.left import (
     TIMEOUT_SECONDS_MAX,
     Driver,
@@ -46,12 +47,12 @@ log = logging.getLogger("cdp.attach")
 class Attachments:
     """The devices of a daemon. Every method may be called from any thread, and may wait."""
 
-    def __init__(self, catalog: Catalog, exports: StoreExports, scratch: ScratchViews) -> None:
+    def __init__(self, catalog: Catalog, exports: StoreExports, scratch: ScratchViews, link: Link) -> None:
         self._store = catalog.store
         self._catalog = catalog
         self._exports = exports
         self._scratch = scratch
-        self._drivers = drivers(catalog.store)
+        self._drivers = drivers(catalog.store, link)
         self._lock = threading.Lock()
         self._attached: list[Attachment] = []
 
@@ -68,7 +69,7 @@ class Attachments:
             # Open until the device has its own connections: the instant cannot be given up in between.
             export = self._exports.open_now(planned.export)
             try:
-                made = driver.make(planned, _sectors(entry, export.size))
+                made = driver.make(planned, _sectors(entry, export.size), export.size)
             finally:
                 export.release()
             self._keep(driver, made)
@@ -90,6 +91,15 @@ class Attachments:
             attachment_facts(one, state_of(self._drivers[one.driver], one), self._name(one))
             for one in list(self._attached)
         ]
+
+    def resized(self, volume_id: str, size: int) -> None:
+        """Tells the device of the live volume, if there is one, its new size in bytes."""
+        for one in list(self._attached):
+            if one.volume_id == volume_id and one.kind == "live":
+                try:
+                    self._drivers[one.driver].resized(one, size)
+                except CdpError as error:
+                    log.error("%s keeps its old size: %s", one.device, error)
 
     def refuse(self, volume_id: str, what: str, scratch_id: str | None = None) -> None:
         """Busy if `what` cannot be done because a device shows the volume, or that scratch view of it."""
@@ -119,6 +129,8 @@ class Attachments:
                 with suppress(CdpError):
                     end_device(self._drivers[one.driver], one)
                     self._drop(one)
+            for driver in self._drivers.values():
+                driver.leave()
 
     def _noted(self) -> list[Attachment]:
         try:
@@ -130,10 +142,7 @@ class Attachments:
     def _take_over(self, driver: Driver, one: Attachment) -> None:
         # A scratch view went with its daemon; one that is opened by the same name would be another one.
         if one.kind != "scratch" and driver.works(one):
-            try:
-                driver.resume(one)
-            except CdpError as error:
-                log.error("%s, which showed %s, does not come back: %s", one.device, one.shown, error)
+            driver.resume(one)
             self._attached.append(one)
             self._watch(driver, one)
             return

@@ -40,7 +40,7 @@ class FuseLoop:
     def missing(self) -> str | None:
         return missing()
 
-    def make(self, one: Attachment, block_size: int) -> Attachment:
+    def make(self, one: Attachment, block_size: int, size: int) -> Attachment:
         """Makes the device; the attachment with what became of it."""
         front = Front(self._store, one.id)
         file = front.start(one.kind, one.export, read_only=one.read_only, timeout_seconds=one.timeout_seconds)
@@ -58,6 +58,9 @@ class FuseLoop:
             _end_loop(one.device)
         self._front(one).end()
 
+    def leave(self) -> None:
+        """The front waits for the next daemon by itself."""
+
     def cut(self, one: Attachment) -> None:
         """Ends what is behind the device: reads and writes fail from now on."""
         self._front(one).end()
@@ -72,6 +75,9 @@ class FuseLoop:
 
     def resume(self, one: Attachment) -> None:
         """The front connects by itself."""
+
+    def resized(self, one: Attachment, size: int) -> None:
+        """Nothing: the file of a front has the size that it had at its start, until the device is attached anew."""
 
     def wait(self, one: Attachment) -> None:
         """Returns when nothing answers behind the device any more."""

@@ -15,6 +15,7 @@ from typing import Protocol
 from cdp import config, files
 from cdp.attach import block, notes
 from cdp.attach.fuse_loop import FuseLoop
+from cdp.attach.kernel_nbd import KernelNbd, Link
 from cdp.attach.notes import Attachment
 from cdp.errors import Busy, Closed, NotFound
 from cdp.facts import AttachmentFacts
@@ -43,11 +44,14 @@ class Driver(Protocol):
     def missing(self) -> str | None:
         """Why this machine does not have it; None if it does."""
 
-    def make(self, one: Attachment, block_size: int) -> Attachment:
+    def make(self, one: Attachment, block_size: int, size: int) -> Attachment:
         """Makes the device; the attachment with its path."""
 
     def end(self, one: Attachment) -> None:
         """Takes the device away; nobody uses it. Idempotent. Busy if it is kept open."""
+
+    def leave(self) -> None:
+        """The daemon ends, and leaves the devices to the next one."""
 
     def cut(self, one: Attachment) -> None:
         """Ends what is behind the device: reads and writes fail from now on."""
@@ -60,6 +64,9 @@ class Driver(Protocol):
 
     def resume(self, one: Attachment) -> None:
         """Connects the device that an earlier daemon left."""
+
+    def resized(self, one: Attachment, size: int) -> None:
+        """The live volume behind the device has another size, in bytes; the device gets it if it can."""
 
     def wait(self, one: Attachment) -> None:
         """Returns when nothing answers behind the device any more."""
@@ -76,6 +83,9 @@ class Attaching(Protocol):
 
     def facts(self) -> list[AttachmentFacts]:
         """All of them, in the order in which they were attached."""
+
+    def resized(self, volume_id: str, size: int) -> None:
+        """A volume has another size, in bytes."""
 
     def refuse(self, volume_id: str, what: str, scratch_id: str | None = None) -> None:
         """Busy if `what` cannot be done because a device shows the volume, or that scratch view of it."""
@@ -111,13 +121,16 @@ class Left:
             for one in notes.read(self._store)
         ]
 
+    def resized(self, volume_id: str, size: int) -> None:
+        """The next daemon's connections tell it."""
+
     def refuse(self, volume_id: str, what: str, scratch_id: str | None = None) -> None:
         refuse_attached(notes.read(self._store), volume_id, what, scratch_id)
 
 
-def drivers(store: Path) -> dict[str, Driver]:
-    """Those that there are, the better ones first."""
-    return {driver.name: driver for driver in (FuseLoop(store),)}
+def drivers(store: Path, link: Link | None = None) -> dict[str, Driver]:
+    """Those that there are, the better ones first. `link`: how the daemon begins a session (cdp/attach/links.py)."""
+    return {driver.name: driver for driver in (KernelNbd(store, link), FuseLoop(store))}
 
 
 def end_device(driver: Driver, one: Attachment) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.rig.attached import Devices, devices_of
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
-from tests.rig.disk import put
+from tests.rig.disk import get, put
 from tests.rig.process import run
 
 KINDS = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q")}
@@ -175,6 +175,30 @@ def test_a_mounted_file_system_outlives_the_daemon(devices: Devices) -> None:
     run("umount", folder)
     run("e2fsck", "-fn", device)
     devices.detach(device)
+
+
+def test_a_volume_grows_under_its_device(devices: Devices) -> None:
+    """The device gets the new size when it is attached anew; until then it goes on as it was, also over a restart."""
+    daemon = devices.daemon
+    daemon.cdp("create", "disk", "--size", "8MiB")
+    device = devices.attach("disk")
+    daemon.cdp("resize", "disk", "--size", "16MiB")
+    daemon.kill()
+    daemon.start()
+    put_direct(device, 0, b"a" * 4096)
+    assert get(daemon.uri("disk"))[:4096] == b"a" * 4096
+    devices.detach(device)
+    device = devices.attach("disk")
+    put_direct(device, (16 << 20) - 4096, b"b" * 4096)
+    devices.detach(device)
+    assert get(daemon.uri("disk"))[-4096:] == b"b" * 4096
+
+
+def put_direct(device: str, offset: int, data: bytes) -> None:
+    with open(device, "r+b", buffering=0) as file:
+        file.seek(offset)
+        file.write(data)
+        os.fsync(file.fileno())
 
 
 def test_a_scratch_view_ends_with_its_daemon(devices: Devices) -> None:

@@ -86,7 +86,7 @@ def test_the_unit_runs_commands_that_there_are() -> None:
     service = _unit(UNIT)["Service"]
     for key in ("ExecStart", "ExecStartPre"):
         program, *words = shlex.split(service[key])
-        assert program == "/usr/bin/cdp"
+        assert program == "/usr/local/bin/cdp"
         verb = [word for word in words if not word.startswith(("-", "/"))]
         done = subprocess.run([*CDP, *verb, "--help"], env=environment(), capture_output=True, text=True, check=True)
         assert all(word in done.stdout for word in words if word.startswith("--"))
@@ -102,7 +102,7 @@ def test_the_drop_in_changes_what_the_unit_sets() -> None:
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     shutil.copytree(UNIT.parent, tmp_path / "units")
     unit = tmp_path / "units" / "cdp.service"
-    unit.write_text(unit.read_text().replace("/usr/bin/cdp", "/bin/true"))
+    unit.write_text(unit.read_text().replace("/usr/local/bin/cdp", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     about = [line for line in (done.stdout + done.stderr).splitlines() if "cdp.service" in line]
     assert (done.returncode, about) == (0, [])
