@@ -56,6 +56,19 @@ class AttachmentFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file in a file system that an instant shows. `mode` as ls prints it; `changed_stamp`: when its content last did; `link`: where a symbolic link leads."""
+
+    name: str
+    mode: str
+    uid: int
+    gid: int
+    size: int
+    changed_stamp: int
+    link: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeFacts:
     """A line of `cdp list`. `state`: ok, deleted or damaged; of a damaged volume only id and problems are known."""
 

@@ -10,11 +10,16 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
+from contextlib import suppress
+from pathlib import Path
 
 log = logging.getLogger("cdp.attach")
 
 _PR_SET_IO_FLUSHER = 57
 """linux/prctl.h, since 5.6. Of a thread, and of those that it starts."""
+_CAP_IPC_LOCK = 14
+"""linux/capability.h."""
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 """sys/mman.h. On fault: reserved address space that nobody touched takes no memory."""
 
@@ -26,13 +31,26 @@ def become_io_flusher() -> None:
 
 
 def lock() -> None:
-    """What is in memory stays there, and what comes."""
+    """What is in memory stays there, and what comes; not where a bound on locked memory would make allocations fail."""
+    bound = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if bound != resource.RLIM_INFINITY and not _may_lock():
+        log.info("mlockall: left out, for RLIMIT_MEMLOCK is %d bytes", bound)
+        return
     _call("mlockall", "mlockall", _MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
 
 
 def unlock() -> None:
     """Ends what `lock` began."""
     _call("munlockall", "munlockall")
+
+
+def _may_lock() -> bool:
+    """Whether the bound does not count for this process (CAP_IPC_LOCK)."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> _CAP_IPC_LOCK & 1)
+    return False
 
 
 def _call(what: str, function: str, *arguments: int) -> None:

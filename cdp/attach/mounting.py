@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from cdp.attach import block
@@ -29,14 +30,14 @@ def check_folder(folder: Path) -> Path:
     return real
 
 
-def mount(facts: AttachmentFacts, folder: Path) -> None:
-    """Mounts an attached device. Invalid if there is no file system on it; Io with the reason if the kernel refuses."""
+def mount(facts: AttachmentFacts, folder: Path, besides: Sequence[str] = ()) -> None:
+    """Mounts an attached device, with options `besides` those that it needs. Invalid if there is no file system on it; Io with the reason if the kernel refuses."""
     kind, uuid = _probe(facts.device, "TYPE"), _probe(facts.device, "UUID")
     if not kind:
         raise Invalid(f"there is no file system on {_shown(facts)}: nothing to mount")
     if kind == "btrfs" and facts.lsn is not None:
         _check_btrfs(facts, uuid)
-    options = mount_options(kind, instant=facts.lsn is not None, read_only=facts.read_only)
+    options = [*mount_options(kind, instant=facts.lsn is not None, read_only=facts.read_only), *besides]
     done = _run("mount", "-t", kind, *(["-o", ",".join(options)] if options else []), facts.device, str(folder))
     if done.returncode:
         raise Io(f"{_shown(facts)} is not mounted on {folder}: {done.stderr.strip()}")

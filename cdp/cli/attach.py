@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cdp.cli.instants import ExactOption, absolute
+from cdp.cli.instants import ExactOption, absolute_export
 from cdp.cli.options import JsonOption, StoreOption, opened
 from cdp.cli.output import print_json
 from cdp.errors import CdpError
@@ -58,8 +58,7 @@ def attach(
     folder = None if mount is None else mounting.check_folder(mount)
     with opened(context, store) as verbs:
         if wanted.when is not None:
-            scratch = "" if wanted.scratch is None else f"+scratch={wanted.scratch}" if wanted.scratch else "+scratch"
-            export = f"{wanted.volume}@{absolute(verbs, wanted.volume, wanted.when, exact=exact)}{scratch}"
+            export = absolute_export(verbs, export, exact=exact)
         facts = verbs.attach(Wish(export, read_only, driver, None if folder is None else str(folder), timeout))
         if folder is not None:
             try:

@@ -8,7 +8,7 @@ import typer
 
 from cdp.cli.output import human_time, warn_if_inexact
 from cdp.errors import NotFound
-from cdp.when import Ago, At, AtLsn, When
+from cdp.when import Ago, At, AtLsn, Latest, When
 
 if TYPE_CHECKING:
     from cdp.facts import InstantFacts
@@ -32,6 +32,15 @@ def absolute(store: Store, volume: str, wanted: When, *, exact: bool) -> When:
         require_exact(instant, f"{volume}: {wanted}")
     warn_if_inexact(instant)
     return AtLsn(instant.lsn)
+
+
+def absolute_export(store: Store, export: str, *, exact: bool) -> str:
+    """An export's name with its WHEN looked up; the live volume's as `@latest`, for what looks at it and must not touch it."""
+    from cdp.exports import parse_export  # noqa: PLC0415 (loads the volume's side)
+
+    wanted = parse_export(export)
+    scratch = "" if wanted.scratch is None else f"+scratch={wanted.scratch}" if wanted.scratch else "+scratch"
+    return f"{wanted.volume}@{absolute(store, wanted.volume, wanted.when or Latest(), exact=exact)}{scratch}"
 
 
 def require_exact(instant: InstantFacts, named: str) -> None:

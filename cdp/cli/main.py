@@ -19,11 +19,13 @@ from cdp.cli import (
     clone,
     compact,
     config,
+    cp,
     create,
     delete,
     detach,
     diff,
     log,
+    ls,
     rename,
     resize,
     restore,
@@ -80,6 +82,8 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("restore", restore.restore),
     ("attach", attach.attach),
     ("detach", detach.detach),
+    ("ls", ls.ls),
+    ("cp", cp.cp),
     ("rollback", rollback.rollback),
     ("clone", clone.clone),
     ("scratch", scratch.scratch),
@@ -88,9 +92,9 @@ _VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("verify", verify.verify),
     ("accept-origin", accept_origin.accept_origin),
 )
-_EPILOGS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clone", "attach"), WHEN_HELP) | {
-    "retention": retention.TERMS_HELP
-}
+_EPILOGS = dict.fromkeys(
+    ("log", "bookmark", "diff", "restore", "rollback", "clone", "attach", "ls", "cp"), WHEN_HELP
+) | {"retention": retention.TERMS_HELP}
 for _name, _verb in _VERBS:
     settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
     app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)

@@ -77,6 +77,36 @@ def test_an_instant_beside_the_live_file_system(devices: Devices, kind: str) -> 
     assert devices.listed() == {}
 
 
+def test_files_out_of_an_instant(devices: Devices, tmp_path: Path) -> None:
+    cdp = devices.daemon.cdp
+    cdp("create", "disk", "--size", "64MiB")
+    live = devices.attach("disk")
+    run("mkfs.ext4", "-q", live)
+    mounted = devices.mounted(live)
+    (mounted / "docs").mkdir()
+    fill(mounted / "docs", 0, 3)
+    (mounted / "by-root").symlink_to("/docs")
+    (mounted / "out").symlink_to("/etc/passwd")
+    (mounted / "up").symlink_to("../../../../../../etc/passwd")
+    os.sync()
+    before = hashes(mounted / "docs")
+    cdp("bookmark", "disk", "good")
+    for file in (mounted / "docs").iterdir():
+        file.unlink()
+    os.sync()
+    assert [it["name"] for it in cdp("ls", "disk@bookmark:good:/docs")] == sorted(before)
+    assert cdp("ls", "disk:/docs") == []
+    assert "out -> /etc/passwd" in cdp.run("ls", "disk@bookmark:good:/").stdout
+    cdp.run("cp", "disk@bookmark:good:/by-root", tmp_path / "docs")
+    assert hashes(tmp_path / "docs") == before
+    for path in ("/out", "/up", "/docs/none"):
+        assert "No such file" in cdp.run("cp", f"disk@bookmark:good:{path}", tmp_path / "x", exit_code=3).stderr
+    assert "names no file" in cdp.run("ls", "disk@bookmark:good", exit_code=2).stderr
+    assert list(devices.listed()) == [live]
+    run("umount", mounted)
+    devices.detach(live)
+
+
 def test_fio_verifies_through_the_mount(devices: Devices) -> None:
     devices.daemon.cdp("create", "disk", "--size", "128MiB")
     device = devices.attach("disk")

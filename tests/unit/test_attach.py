@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from cdp.attach import netlink, notes, place
+from cdp.attach.inside import Place, parse_place, resolve
 from cdp.attach.left import Left, Wish
 from cdp.attach.mounting import mount_options
 from cdp.attach.netlink_message import NbdMessage
 from cdp.attach.notes import Attachment
-from cdp.errors import Busy, Closed, Corrupt, NotFound
+from cdp.errors import Busy, Closed, Corrupt, Invalid, NotFound
 from cdp.store import LocalStore
 
 LIVE = Attachment(
@@ -121,3 +122,43 @@ def test_a_message_for_the_kernel() -> None:
     # The highest bit only says that it is nested.
     assert (length, kind & 0x7FFF) == (16, 7)
     assert body[16:] == item + struct.pack("=HH2sxx", 6, 10, b"b\0")
+
+
+@pytest.mark.parametrize(
+    ("text", "export", "path"),
+    [
+        ("disk@2026-11-22T10:48:20.5Z:/etc/passwd", "disk@2026-11-22T10:48:20.5Z", "/etc/passwd"),
+        ("disk@bookmark:good:/", "disk@bookmark:good", "/"),
+        ("disk:/a:/b", "disk", "/a:/b"),
+    ],
+)
+def test_a_place_on_a_disk(text: str, export: str, path: str) -> None:
+    assert parse_place(text) == Place(export, PurePosixPath(path))
+
+
+def test_links_stay_on_the_disk(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (root / "a/file").write_text("")
+    for name, target in {
+        "abs": "/a",
+        "out": "/../../etc",
+        "deep": "abs/file",
+        "a/up": "../../a",
+        "loop": "loop",
+    }.items():
+        (root / name).symlink_to(target)
+    for path, found in {
+        "/": "",
+        "/abs/file": "a/file",
+        "/deep": "a/file",
+        "/a/up/file": "a/file",
+        "/../..": "",
+    }.items():
+        assert resolve(root, PurePosixPath(path)) == root / found
+    with pytest.raises(NotFound):
+        resolve(root, PurePosixPath("/out"))
+    with pytest.raises(Invalid, match="links"):
+        resolve(root, PurePosixPath("/loop"))
+    with pytest.raises(NotFound):
+        resolve(root, PurePosixPath("/a/file/below"))
