@@ -21,6 +21,7 @@ from cdp.control.client import RemoteStore
 from cdp.errors import Busy, Invalid
 from cdp.facts import AttachmentFacts
 from cdp.when import parse
+from tests.rig.cdp import ROOT
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
 from tests.rig.process import run
@@ -29,6 +30,8 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 DSYNC_BYTES = 4096
 KILLED_FILES = 60
+HIDDEN = "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1"
+"""What keeps udev from making links for a device."""
 
 
 class Story:
@@ -84,6 +87,15 @@ def fill(folder: Path, first: int, count: int) -> None:
 
 def hashes(folder: Path) -> dict[str, str]:
     return {it.name: hashlib.sha256(it.read_bytes()).hexdigest() for it in folder.iterdir() if it.is_file()}
+
+
+def rules_of(device: str) -> str:
+    """What udev makes of a device by our rules alone."""
+    rules = Path("/run/udev/rules.d")
+    rules.mkdir(parents=True, exist_ok=True)
+    (rules / "59-cdp.rules").write_text((ROOT / "packaging/udev/59-cdp.rules").read_text())
+    root = Path(os.environ["CDP_GUEST"])
+    return run(root / "bin/udevadm", "test", f"/sys/block/{Path(device).name}").stdout
 
 
 def fua_and_flush(story: Story, device: str) -> None:
@@ -145,6 +157,8 @@ def tell() -> None:
     with step("a read-only view"):
         plain = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}"))
         assert Path(f"/sys/block/{Path(plain.device).name}/ro").read_text().strip() == "1"
+        assert HIDDEN in rules_of(plain.device)
+        assert HIDDEN not in rules_of(live.device)
         story.verbs.detach(plain.device)
     refuse(story, live, folder)
     with step("the daemon killed under a mount"):
