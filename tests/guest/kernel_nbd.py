@@ -145,21 +145,7 @@ def tell() -> None:
         folder = story.mounted(live, "live")
         fill(folder, 0, 20)
         before = hashes(folder)
-    good = story.verbs.resolve("disk", parse("latest"))
-    with step("an instant beside the live one"):
-        for file in folder.glob("file*"):
-            file.write_bytes(b"wrecked")
-        view = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}", mount=str(story.folder / "then")))
-        then = story.mounted(view, "then")
-        assert hashes(then) == before
-        mounting.unmount(view)
-        story.verbs.detach(view.device)
-    with step("a read-only view"):
-        plain = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}"))
-        assert Path(f"/sys/block/{Path(plain.device).name}/ro").read_text().strip() == "1"
-        assert HIDDEN in rules_of(plain.device)
-        assert HIDDEN not in rules_of(live.device)
-        story.verbs.detach(plain.device)
+    views(story, live, folder, before)
     refuse(story, live, folder)
     with step("the daemon killed under a mount"):
         killed_under_a_mount(story, folder)
@@ -181,6 +167,30 @@ def tell() -> None:
         story.verbs.detach(live.device)
         assert story.verbs.attachments() == ()
     story.daemon.stop()
+
+
+def views(story: Story, live: AttachmentFacts, folder: Path, before: dict[str, str]) -> None:
+    """What was, beside what is: mounted through a scratch view, and as devices of both drivers, which udev leaves alone."""
+    good = story.verbs.resolve("disk", parse("latest"))
+    with step("an instant beside the live one"):
+        for file in folder.glob("file*"):
+            file.write_bytes(b"wrecked")
+        view = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}", mount=str(story.folder / "then")))
+        then = story.mounted(view, "then")
+        assert hashes(then) == before
+        mounting.unmount(view)
+        story.verbs.detach(view.device)
+    with step("a read-only view"):
+        plain = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}"))
+        assert Path(f"/sys/block/{Path(plain.device).name}/ro").read_text().strip() == "1"
+        assert HIDDEN in rules_of(plain.device)
+        assert HIDDEN not in rules_of(live.device)
+        story.verbs.detach(plain.device)
+    with step("the other driver beside it"):
+        other = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}", driver="fuse"))
+        assert HIDDEN in rules_of(other.device)
+        assert {it.driver for it in story.verbs.attachments()} == {"nbd", "fuse"}
+        story.verbs.detach(other.device)
 
 
 def refuse(story: Story, live: AttachmentFacts, folder: Path) -> None:

@@ -72,6 +72,9 @@ def test_notes_that_cannot_be_understood(store: Path, change: dict[str, object])
     notes.path(store).write_text(json.dumps(told | change) if change != {"boot": None} else "{")
     with pytest.raises(Corrupt, match=r"attached\.json"):
         notes.read(store)
+    local = LocalStore(store)
+    local.create("disk", 1 << 20, 4096, None)
+    assert [it.attached for it in local.list()] == [()]
 
 
 def test_without_a_daemon_nothing_is_attached(store: Path) -> None:
