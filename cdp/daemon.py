@@ -35,6 +35,7 @@ from cdp.attach.attachments import Attachments
 from cdp.attach.links import Links
 from cdp.catalog import Catalog
 from cdp.configuration import Configuration
+from cdp.control import peers
 from cdp.control.api import control_app
 from cdp.errors import CdpError, Invalid, Io
 from cdp.exports import StoreExports
@@ -150,7 +151,7 @@ class _Daemon:
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
                 await trio.to_thread.run_sync(self._attachments.resume)
-                await nursery.start(self._serve_http, app, [self._control], stop_control)
+                await nursery.start(self._serve_control, app, stop_control)
                 if self._metrics:
                     await nursery.start(self._serve_http, metrics_app(self._collector), self._metrics, stop_control)
                 keeping = trio.CancelScope()
@@ -207,6 +208,19 @@ class _Daemon:
         with scope:
             await keep_volumes(self._catalog, self._table)
 
+    def _http_settings(self) -> Config:
+        settings = Config()
+        settings.graceful_timeout = self._grace_seconds
+        settings.loglevel = "WARNING"
+        return settings
+
+    async def _serve_control(
+        self, app: FastAPI, stop: trio.Event, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        store = self._settings.store
+        allowed = peers.masters(store, config.control_socket(store))
+        await peers.serve(app, self._control.dup(), allowed, self._http_settings(), stop, task_status=task_status)
+
     async def _serve_http(
         self,
         app: FastAPI,
@@ -214,11 +228,9 @@ class _Daemon:
         stop: trio.Event,
         task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        settings = Config()
+        settings = self._http_settings()
         # Hypercorn takes descriptors of its own: ours are closed with the others.
         settings.bind = [f"fd://{os.dup(listener.fileno())}" for listener in listeners]
-        settings.graceful_timeout = self._grace_seconds
-        settings.loglevel = "WARNING"
         await serve_http(app, settings, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
 
     def _announce(self) -> None:

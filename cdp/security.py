@@ -35,7 +35,9 @@ PEM_BYTES_MAX = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class Loaded:
+    """What the files say. `stamps` tell when they have changed."""
+
     credentials: _native.TlsCredentials
     rules: Rules | None
     stamps: tuple[object, ...]
@@ -58,7 +60,7 @@ class TlsSecurity:
         self._exports = exports
         self._lock = threading.Lock()
         self._told: tuple[object, ...] = ()
-        self._loaded = self._load()
+        self._loaded = load(self._settings)
 
     def offer(self, *, local: bool) -> TlsOffer:
         required = self._settings.mode is Tls.REQUIRE and not local
@@ -80,38 +82,37 @@ class TlsSecurity:
         rules = self._loaded.rules
         return EVERYTHING if rules is None else rules.grants(names)
 
-    def _fresh(self) -> _Loaded:
+    def _fresh(self) -> Loaded:
         with self._lock:
-            stamps = self._stamps()
+            stamps = _stamps(self._settings)
             if stamps not in (self._loaded.stamps, self._told):
                 try:
-                    self._loaded = self._load()
+                    self._loaded = load(self._settings)
                     log.warning("the files for TLS were read anew")
                 except CdpError as error:
                     self._told = stamps
                     log.error("the files for TLS changed and are not used: %s", error)
             return self._loaded
 
-    def _load(self) -> _Loaded:
-        # Looked at first: a file that changes while it is read is read again.
-        stamps, settings = self._stamps(), self._settings
-        assert settings.certificate is not None
-        assert settings.key is not None
-        authorities = None if settings.client_ca is None else _read(settings.client_ca)
-        rules = None if settings.access is None else access.load(settings.access)
-        try:
-            credentials = _native.TlsCredentials(_read(settings.certificate), _read(settings.key), authorities)
-        except Invalid as error:
-            raise Invalid(f"TLS with {settings.certificate}: {error}") from error
-        return _Loaded(credentials, rules, stamps)
 
-    def _stamps(self) -> tuple[object, ...]:
-        settings = self._settings
-        return tuple(
-            _stamp(path)
-            for path in (settings.certificate, settings.key, settings.client_ca, settings.access)
-            if path is not None
-        )
+def load(settings: TlsSettings) -> Loaded:
+    """Invalid, NotFound or Io with what is wrong in which file. `settings` are checked, and not off."""
+    # Looked at first: a file that changes while it is read is read again.
+    stamps = _stamps(settings)
+    assert settings.certificate is not None
+    assert settings.key is not None
+    authorities = None if settings.client_ca is None else _read(settings.client_ca)
+    rules = None if settings.access is None else access.load(settings.access)
+    try:
+        credentials = _native.TlsCredentials(_read(settings.certificate), _read(settings.key), authorities)
+    except Invalid as error:
+        raise Invalid(f"TLS with {settings.certificate}: {error}") from error
+    return Loaded(credentials, rules, stamps)
+
+
+def _stamps(settings: TlsSettings) -> tuple[object, ...]:
+    named = (settings.certificate, settings.key, settings.client_ca, settings.access)
+    return tuple(_stamp(path) for path in named if path is not None)
 
 
 def _stamp(path: Path) -> object:

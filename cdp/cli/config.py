@@ -30,12 +30,17 @@ def check(
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Check a configuration file as `cdp serve` would: exit code 2, and a line FILE:LINE: SENTENCE for each fault."""
+    """Check a configuration file as `cdp serve` would: exit code 2, and a line FILE:LINE: SENTENCE for each fault. Files for TLS are read too."""
     from cdp import configuration  # noqa: PLC0415
+    from cdp.tls import Tls  # noqa: PLC0415
 
     path = configuration.find(store_folder(context, store), file)
     if path is None:
         print("there is no configuration: the defaults count")
         return
-    configuration.read(path)
+    said = configuration.read(path)
+    if said.tls.mode is not Tls.OFF:
+        from cdp.security import load  # noqa: PLC0415 (the native module: only who uses TLS waits for it)
+
+        load(said.tls)
     print(f"{path} is good")

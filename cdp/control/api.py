@@ -1,4 +1,4 @@
-"""The control API: what `cdp.store.Store` offers, as HTTP on the store's control socket (mode 0600).
+"""The control API: what `cdp.store.Store` offers, as HTTP on the store's control socket (mode 0600; cdp.control.peers).
 
 Invariants:
 - An endpoint does nothing but call the store: what it means is said there.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cdp import _native
 
 RECEIVE_BYTES = 64 << 10
+_THREADS = trio.CapacityLimiter(2)
+"""For TLS handshakes, a millisecond or more of processor time each: many clients that begin one leave room for requests and for other threads."""
 ALERT_SECONDS = 1.0
 """For telling a client why it is refused."""
 
@@ -122,7 +124,7 @@ class Secure(Plain):
         try:
             if self.tls.handshaking:
                 # Signing and checking certificates takes a millisecond or more: not in the event loop.
-                self._plain += await trio.to_thread.run_sync(self.tls.receive, data)
+                self._plain += await trio.to_thread.run_sync(self.tls.receive, data, limiter=_THREADS)
             else:
                 self._plain += self.tls.receive(data)
         except CdpError as error:

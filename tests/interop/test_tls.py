@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import ssl
+import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ def site() -> Iterator[Site]:
             for name in ("disk", "read-me", "secret"):
                 daemon.cdp("create", name, "--size", str(DISK_BYTES))
             daemon.cdp("create", "load", "--size", str(LOAD_BYTES))
+            daemon.cdp("clone", "disk@latest", "kin")
             yield Site(daemon, authority, folder, authority.client("alice"), authority.client("bob"))
     finally:
         shutil.rmtree(folder)
@@ -181,12 +183,18 @@ def test_an_export_that_is_not_given_does_not_exist(site: Site, name: str) -> No
 
 
 def test_an_export_that_is_not_given_has_no_changes_to_tell(site: Site) -> None:
-    handle = nbd.NBD()
-    handle.set_uri_allow_local_file(True)
-    handle.add_meta_context("x-cdp:changed-since:secret@oldest")
-    handle.connect_uri(site.uri("disk", site.alice))
-    assert not handle.can_meta_context("x-cdp:changed-since:secret@oldest")
-    handle.shutdown()
+    def tells(uri: str) -> bool:
+        handle = nbd.NBD()
+        handle.set_uri_allow_local_file(True)
+        handle.add_meta_context("x-cdp:changed-since:kin@oldest")
+        handle.connect_uri(uri)
+        try:
+            return bool(handle.can_meta_context("x-cdp:changed-since:kin@oldest"))
+        finally:
+            handle.shutdown()
+
+    assert tells(site.daemon.uri("disk")), "its owner is told"
+    assert not tells(site.uri("disk", site.alice))
 
 
 def test_an_id_opens_no_more_than_the_name(site: Site) -> None:
@@ -218,7 +226,7 @@ def test_a_client_without_tls_is_refused(site: Site) -> None:
 
 def test_the_unix_socket_is_the_owners(site: Site) -> None:
     """Who may connect there is the file system's to say: also without TLS, and to everything."""
-    assert len(nbdinfo("--list", f"nbd+unix:///?socket={site.daemon.socket}")["exports"]) == 4
+    assert len(nbdinfo("--list", f"nbd+unix:///?socket={site.daemon.socket}")["exports"]) == 5
     secure = f"nbds+unix:///?socket={site.daemon.socket}&tls-hostname=localhost&tls-certificates={site.bob}"
     assert len(nbdinfo("--list", secure)["exports"]) == 1
 
@@ -254,10 +262,10 @@ def test_renewed_files_count_from_the_next_client_on(site: Site, tmp_path: Path)
     rules = site.folder / "access.toml"
     rules.write_text(RULES + '[[grant]]\nto = ["cn:dave"]\nread = ["*"]\n')
     site.authority.server()
-    assert len(nbdinfo("--list", site.uri("", dave))["exports"]) == 4
+    assert len(nbdinfo("--list", site.uri("", dave))["exports"]) == 5
     before = len(site.daemon.log)
     rules.write_text("to = alice")
-    assert len(nbdinfo("--list", site.uri("", dave))["exports"]) == 4, "the last good rules count on"
+    assert len(nbdinfo("--list", site.uri("", dave))["exports"]) == 5, "the last good rules count on"
     assert "are not used" in site.said_since(before)
     rules.write_text(RULES)
     assert "No such file" not in site.refused(site.uri("disk", dave))
@@ -275,9 +283,13 @@ def tls_context(who: Path, *, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -
     return context
 
 
-def started(site: Site, *, behind: bytes = b"") -> socket.socket:
-    """A socket whose STARTTLS was acknowledged; `behind` was sent with it, in the clear."""
-    client = socket.create_connection(("127.0.0.1", site.daemon.port), timeout=60)
+def started(site: Site, *, behind: bytes = b"", buffer: int = 0) -> socket.socket:
+    """A socket whose STARTTLS was acknowledged; `behind` was sent with it, in the clear. `buffer`: bytes that it receives ahead."""
+    client = socket.socket()
+    client.settimeout(60)
+    if buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    client.connect(("127.0.0.1", site.daemon.port))
     assert read(client, len(GREETING)) == GREETING
     client.sendall(client_flags() + option(STARTTLS) + behind)
     (reply,) = replies(read(client, 20))
@@ -381,12 +393,33 @@ def test_half_handshakes_lock_nobody_out(site: Site) -> None:
             client.close()
 
 
-def entered(site: Site, who: Path) -> ssl.SSLSocket:
+def entered(site: Site, who: Path, *, buffer: int = 0) -> ssl.SSLSocket:
     """In the transmission phase of `disk`."""
-    secure = tls_context(who).wrap_socket(started(site), server_hostname="localhost")
+    secure = tls_context(who).wrap_socket(started(site, buffer=buffer), server_hostname="localhost")
     secure.sendall(option(EXPORT_NAME, b"disk"))
     read(secure, 10)
     return secure
+
+
+def test_a_slow_reader_gets_every_byte(site: Site) -> None:
+    """Replies of all sizes leave in many records, and the socket is full in the middle of any of them."""
+    handle = site.connect("disk", site.alice)
+    data = content(DISK_BYTES, "slow")
+    handle.pwrite(data, 0)
+    handle.shutdown()
+    rng = random.Random("slow")
+    asked = {
+        cookie: (rng.randrange(DISK_BYTES - 300_000), rng.choice([1, 16, 500, 4096, 5000, 40_000, 131_072, 300_000]))
+        for cookie in range(300)
+    }
+    with entered(site, site.alice, buffer=8192) as secure:
+        for cookie, (offset, length) in asked.items():
+            secure.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, cookie, offset, length))
+        for _ in asked:
+            magic, error, cookie = struct.unpack(">IIQ", read(secure, 16))
+            assert (magic, error) == (0x67446698, 0)
+            offset, length = asked[cookie]
+            assert read(secure, length) == data[offset : offset + length]
 
 
 def test_garbage_between_records_ends_one_session(site: Site) -> None:

@@ -6,16 +6,20 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from cdp.nbd.handshake import Handshake
-from cdp.nbd.states import End, Enter, Event, Limits, NeedBytes, State
+from cdp.nbd.states import End, Enter, Event, Limits, NeedBytes, StartTls, State, TlsOffer
 from tests.unit.nbd_dialogue import (
     ABORT,
+    ACK,
     ERR,
     EXPORT_NAME,
     GO,
     GREETING,
     INFO,
+    INVALID,
     LIST_META,
     SET_META,
+    TLS_REQD,
+    TOO_BIG,
     WORLD,
     client_flags,
     contexts,
@@ -94,6 +98,19 @@ def test_input_kept_and_output_are_bounded(data: bytes, cuts: list[int]) -> None
         if not isinstance(event, NeedBytes):
             break
         assert len(machine._input) < 16 + LIMITS.option_bytes_max
+
+
+@given(streams, st.lists(st.integers(0, 3000), max_size=20))
+def test_where_tls_is_required_nothing_is_told_without_it(data: bytes, cuts: list[int]) -> None:
+    machine = Handshake(LIMITS, TlsOffer.REQUIRED)
+    for piece in pieces(data, cuts):
+        machine.receive(piece)
+        event = machine.next_event()
+        if isinstance(event, End | StartTls):
+            break
+        assert event == NeedBytes()
+    kinds = {one.kind for one in replies(machine.output()[len(GREETING) :])}
+    assert kinds <= {ACK, TLS_REQD, INVALID, TOO_BIG}
 
 
 @given(st.lists(requests, max_size=12))

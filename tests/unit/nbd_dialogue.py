@@ -19,7 +19,7 @@ FIXED, NO_ZEROES = 1, 2
 EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META, EXTENDED = 1, 2, 3, 5, 6, 7, 8, 9, 10, 11
 ACK, SERVER, INFORMATION, META = 1, 2, 3, 4
 ERR = 1 << 31
-UNSUP, POLICY, INVALID, UNKNOWN, SHUTDOWN, TOO_BIG, EXT_REQD = (ERR + n for n in (1, 2, 3, 6, 7, 9, 10))
+UNSUP, POLICY, INVALID, TLS_REQD, UNKNOWN, SHUTDOWN, TOO_BIG, EXT_REQD = (ERR + n for n in (1, 2, 3, 5, 6, 7, 9, 10))
 
 DISK = Facts("disk", 1 << 30, read_only=False, multi_conn=True, description="a disk")
 PAST = Facts("disk@2026-01-01T00:00:00Z", 1 << 20, read_only=True, multi_conn=False)

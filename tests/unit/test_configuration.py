@@ -17,6 +17,7 @@ from cdp.sockets import SocketTerms, TcpAddress, UnixAddress
 from cdp.store import LocalStore
 from cdp.tls import Tls, TlsSettings
 from tests.rig.cdp import Cdp
+from tests.rig.certificates import Authority
 
 FULL = b"""
 [nbd]
@@ -219,3 +220,22 @@ def test_tls() -> None:
 def test_tls_that_does_not_go_together(text: str, says: str) -> None:
     with pytest.raises(Invalid, match=re.escape(says)):
         parse(f"[tls]\n{text}".encode())
+
+
+def test_a_check_reads_the_files_for_tls(tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path / "authority").server()
+    rules, file = tmp_path / "access.toml", tmp_path / "cdp.toml"
+    rules.write_text("[[grant]]\nto = ['cn:alice']\nread = ['*']\n")
+    file.write_text(
+        f"[tls]\nmode = 'require'\ncertificate = '{certificate}'\nkey = '{key}'\nclient_ca = '{certificate}'\naccess = '{rules}'\n"
+    )
+    cdp = Cdp(tmp_path / "store")
+    assert "is good" in cdp.run("config", "check", file).stdout
+    rules.write_text("[[grant]]\nto = ['alice']\n")
+    assert (
+        "access.toml: rule 1: 'alice' is no name of a certificate"
+        in cdp.run("config", "check", file, exit_code=2).stderr
+    )
+    rules.write_text("")
+    key.write_bytes(certificate.read_bytes())
+    assert "the key" in cdp.run("config", "check", file, exit_code=2).stderr

@@ -9,7 +9,6 @@ from cdp.nbd.states import End, Enter, Event, NeedBytes, StartTls, State, TlsOff
 from tests.unit.nbd_dialogue import (
     ABORT,
     ACK,
-    ERR,
     EXPORT_NAME,
     EXTENDED,
     GO,
@@ -21,6 +20,7 @@ from tests.unit.nbd_dialogue import (
     SET_META,
     STARTTLS,
     STRUCTURED,
+    TLS_REQD,
     WORLD,
     client_flags,
     contexts,
@@ -29,8 +29,6 @@ from tests.unit.nbd_dialogue import (
     replies,
     settle,
 )
-
-TLS_REQD = ERR + 5
 
 
 def begun(offer: TlsOffer, *options: bytes) -> tuple[Handshake, list[tuple[int, int]], Event]:

@@ -24,6 +24,9 @@ pub(crate) const RAW_MAX: usize = 80 << 10;
 const FRAGMENT: usize = 16 << 10;
 /// Plain bytes encrypted before they are sent.
 pub(crate) const BATCH: usize = 4 * FRAGMENT;
+/// Bytes encrypted and not sent at which a client that makes us answer without reading is given up: BATCH, in as many
+/// records as the outbox has slices, and answers of the protocol itself.
+const OUT_MAX: usize = BATCH + FRAGMENT;
 /// Room for what a record, and a waiting message of the protocol itself, take beside their content.
 const OVERHEAD: usize = 256;
 
@@ -182,7 +185,7 @@ impl Tls {
             };
             start += discard;
             match step {
-                Ok(true) if self.out.len() - self.sent > BATCH + OVERHEAD => {
+                Ok(true) if self.out.len() - self.sent > OUT_MAX => {
                     break Err(TlsError("the client makes us answer without reading".to_owned()))
                 }
                 Ok(true) => {}

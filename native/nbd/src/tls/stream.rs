@@ -11,6 +11,9 @@ use crate::socket::{got, Got};
 use crate::sys;
 use crate::tls::{Sink, Tls, TlsError, BATCH, RAW_MAX};
 
+/// Bytes that one receive brings at most, beyond RAW_MAX: others wait for the thread.
+const MORE_MAX: usize = 1 << 20;
+
 thread_local! {
     /// Lent for the time of one receive.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -116,7 +119,8 @@ impl Tls {
                 let _ = self.flush(fd);
             }
             outcome?;
-            if sink.room() < room && !(was_full && sink.room() >= RAW_MAX) {
+            let more = was_full && sink.room() >= RAW_MAX && room - sink.room() < MORE_MAX;
+            if sink.room() < room && !more {
                 return Ok(Got::Bytes(0));
             }
             if self.is_at_end() {
