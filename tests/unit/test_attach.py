@@ -67,13 +67,13 @@ def test_notes_of_another_boot_count_as_none(store: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"version": 2}, {"attached": 3}, {"attached": [{"id": "1"}]}, {"boot": None}])
 def test_notes_that_cannot_be_understood(store: Path, change: dict[str, object]) -> None:
+    local = LocalStore(store)
+    local.create("disk", 1 << 20, 4096, None)
     notes.write(store, [LIVE])
     told = json.loads(notes.path(store).read_text())
     notes.path(store).write_text(json.dumps(told | change) if change != {"boot": None} else "{")
     with pytest.raises(Corrupt, match=r"attached\.json"):
         notes.read(store)
-    local = LocalStore(store)
-    local.create("disk", 1 << 20, 4096, None)
     assert [it.attached for it in local.list()] == [()]
 
 
