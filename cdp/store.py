@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -204,7 +204,10 @@ class LocalStore:
         self.opener: Opener = opener or Transient(self.catalog)
 
     def list(self) -> list[VolumeFacts]:
-        attached = self._attaching.facts()
+        attached: Sequence[AttachmentFacts] = ()
+        with suppress(Corrupt):
+            # Damaged notes are told by cdp detach; the volumes are listed all the same.
+            attached = self._attaching.facts()
         return [
             replace(volume_facts(entry), attached=tuple(it for it in attached if it.volume_id == entry.id))
             for entry in self.catalog.entries()

@@ -8,14 +8,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 guest=$PWD/.cache/guest
 stamp=$guest/complete
 
-# What installing QEMU would add to this machine, and kmod in any case.
+# What installing QEMU and udev would add to this machine, and kmod in any case.
 packages() {
-    apt-get install --simulate --no-install-recommends --quiet qemu-system-x86 | awk '$1 == "Inst" { print $2 }'
+    apt-get install --simulate --no-install-recommends --quiet qemu-system-x86 udev | awk '$1 == "Inst" { print $2 }'
     echo kmod
     apt-cache depends linux-image-6.12-cloud-amd64 | awk '$1 == "Depends:" && $2 ~ /^linux-image/ { print $2; exit }'
 }
 
 fetch() {
+    apt-cache show linux-image-6.12-cloud-amd64 >/dev/null 2>&1 || apt-get -qq update
     rm -rf "$guest"
     mkdir -p "$guest/debs" "$guest/root"
     # shellcheck disable=SC2046

@@ -14,7 +14,7 @@ SECONDS = 600.0
 
 def main() -> int:
     root = subprocess.run([ROOT / "tools/fetch-guest.sh"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    code, said = run_in_guest(Path(root), "tests.guest.kernel_nbd", modules=("nbd",), seconds=SECONDS)
+    code, said = run_in_guest(Path(root), "tests.guest.kernel_nbd", modules=("nbd", "loop", "fuse"), seconds=SECONDS)
     print(said)
     if code is None:
         print(f"the guest told no outcome within {SECONDS:.0f} s")

@@ -32,7 +32,7 @@ for folder in /run /mnt /tmp; do mount -t tmpfs tmpfs "$folder"; done
 ip link set lo up 2>/dev/null
 for module in {modules}; do (exec -a modprobe {root}/bin/kmod -d {root} "$module"); done
 cd {checkout}
-PYTHONPATH={checkout} PYTHONDONTWRITEBYTECODE=1 {python} -m {module}
+PYTHONPATH={checkout} PYTHONDONTWRITEBYTECODE=1 CDP_GUEST={root} {python} -m {module}
 echo "guest: exit $?"
 sync
 echo o >/proc/sysrq-trigger

@@ -21,6 +21,7 @@ from cdp.control.client import RemoteStore
 from cdp.errors import Busy, Invalid
 from cdp.facts import AttachmentFacts
 from cdp.when import parse
+from tests.rig.cdp import ROOT
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
 from tests.rig.process import run
@@ -29,6 +30,8 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 DSYNC_BYTES = 4096
 KILLED_FILES = 60
+HIDDEN = "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1"
+"""What keeps udev from making links for a device."""
 
 
 class Story:
@@ -86,6 +89,15 @@ def hashes(folder: Path) -> dict[str, str]:
     return {it.name: hashlib.sha256(it.read_bytes()).hexdigest() for it in folder.iterdir() if it.is_file()}
 
 
+def rules_of(device: str) -> str:
+    """What udev makes of a device by our rules alone."""
+    rules = Path("/run/udev/rules.d")
+    rules.mkdir(parents=True, exist_ok=True)
+    (rules / "59-cdp.rules").write_text((ROOT / "packaging/udev/59-cdp.rules").read_text())
+    root = Path(os.environ["CDP_GUEST"])
+    return run(root / "bin/udevadm", "test", f"/sys/block/{Path(device).name}").stdout
+
+
 def fua_and_flush(story: Story, device: str) -> None:
     """A write with O_DSYNC is durable without a flush (FUA), one without is not until fsync (FLUSH)."""
     queue = Path(f"/sys/block/{Path(device).name}/queue")
@@ -133,19 +145,7 @@ def tell() -> None:
         folder = story.mounted(live, "live")
         fill(folder, 0, 20)
         before = hashes(folder)
-    good = story.verbs.resolve("disk", parse("latest"))
-    with step("an instant beside the live one"):
-        for file in folder.glob("file*"):
-            file.write_bytes(b"wrecked")
-        view = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}", mount=str(story.folder / "then")))
-        then = story.mounted(view, "then")
-        assert hashes(then) == before
-        mounting.unmount(view)
-        story.verbs.detach(view.device)
-    with step("a read-only view"):
-        plain = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}"))
-        assert Path(f"/sys/block/{Path(plain.device).name}/ro").read_text().strip() == "1"
-        story.verbs.detach(plain.device)
+    views(story, live, folder, before)
     refuse(story, live, folder)
     with step("the daemon killed under a mount"):
         killed_under_a_mount(story, folder)
@@ -167,6 +167,30 @@ def tell() -> None:
         story.verbs.detach(live.device)
         assert story.verbs.attachments() == ()
     story.daemon.stop()
+
+
+def views(story: Story, live: AttachmentFacts, folder: Path, before: dict[str, str]) -> None:
+    """What was, beside what is: mounted through a scratch view, and as devices of both drivers, which udev leaves alone."""
+    good = story.verbs.resolve("disk", parse("latest"))
+    with step("an instant beside the live one"):
+        for file in folder.glob("file*"):
+            file.write_bytes(b"wrecked")
+        view = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}", mount=str(story.folder / "then")))
+        then = story.mounted(view, "then")
+        assert hashes(then) == before
+        mounting.unmount(view)
+        story.verbs.detach(view.device)
+    with step("a read-only view"):
+        plain = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}"))
+        assert Path(f"/sys/block/{Path(plain.device).name}/ro").read_text().strip() == "1"
+        assert HIDDEN in rules_of(plain.device)
+        assert HIDDEN not in rules_of(live.device)
+        story.verbs.detach(plain.device)
+    with step("the other driver beside it"):
+        other = story.verbs.attach(Wish(f"disk@lsn:{good.lsn}", driver="fuse"))
+        assert HIDDEN in rules_of(other.device)
+        assert {it.driver for it in story.verbs.attachments()} == {"nbd", "fuse"}
+        story.verbs.detach(other.device)
 
 
 def refuse(story: Story, live: AttachmentFacts, folder: Path) -> None:

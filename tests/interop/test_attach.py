@@ -113,7 +113,16 @@ def test_fio_verifies_through_the_mount(devices: Devices) -> None:
     run("mkfs.ext4", "-q", device)
     folder = devices.mounted(device)
     job = ("--name=fio", f"--directory={folder}", "--rw=randwrite", "--bs=4k-64k", "--size=32m", "--fsync=64")
-    run("fio", *job, "--ioengine=libaio", "--iodepth=8", "--direct=1", "--verify=crc32c", "--do_verify=1")
+    run(
+        "fio",
+        *job,
+        "--ioengine=libaio",
+        "--iodepth=8",
+        "--direct=1",
+        "--verify=crc32c",
+        "--do_verify=1",
+        "--verify_state_save=0",
+    )
     run("umount", folder)
     run("e2fsck", "-fn", device)
     devices.detach(device)

@@ -67,11 +67,14 @@ def test_notes_of_another_boot_count_as_none(store: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"version": 2}, {"attached": 3}, {"attached": [{"id": "1"}]}, {"boot": None}])
 def test_notes_that_cannot_be_understood(store: Path, change: dict[str, object]) -> None:
+    local = LocalStore(store)
+    local.create("disk", 1 << 20, 4096, None)
     notes.write(store, [LIVE])
     told = json.loads(notes.path(store).read_text())
     notes.path(store).write_text(json.dumps(told | change) if change != {"boot": None} else "{")
     with pytest.raises(Corrupt, match=r"attached\.json"):
         notes.read(store)
+    assert [it.attached for it in local.list()] == [()]
 
 
 def test_without_a_daemon_nothing_is_attached(store: Path) -> None:
