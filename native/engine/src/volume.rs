@@ -82,6 +82,7 @@ pub struct Volume {
     /// Of compaction: when it last gave way, and the next LSN then.
     pub(crate) pace: Mutex<(Option<std::time::Instant>, u64)>,
     pub(crate) maintenance: Mutex<()>,
+    pub(crate) making_spare: Mutex<()>,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
     pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// The last stop was clean.
@@ -370,6 +371,7 @@ impl Found {
             background: Background::default(),
             pace: Mutex::new((None, 0)),
             maintenance: Mutex::new(()),
+            making_spare: Mutex::new(()),
             maintenance_wake: Arc::default(),
             maintenance_thread: Mutex::new(None),
             was_clean: self.was_clean,
