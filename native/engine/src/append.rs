@@ -4,6 +4,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Kind, Result};
+use crate::haste::{self, LARGE};
 use crate::journal::manifest::{Edit, SegmentItem, StateItem};
 use crate::journal::segment::{self, OpenSegment};
 use crate::journal::writer::{journal_bytes, Writer};
@@ -109,7 +110,10 @@ impl Volume {
             return Err(Error::new(Kind::Closed, "the volume has no active segment"));
         };
         let next = batch[0].lsn;
+        let begun = (bytes >= LARGE as u64).then(haste::begin);
         let meta = writer.append(batch, next, self.durability.record())?;
+        begun.inspect(|&begun| self.haste.appended(bytes, begun));
+        batch.iter().for_each(|request| self.haste.count(request));
         writer.run_ahead(&meta.header, self.gate.meter.segment_bytes());
         if self.gate.meter.appended(writer.segment.id.0, writer.offset()) {
             self.background.call();
