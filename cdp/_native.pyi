@@ -48,7 +48,7 @@ class Volume:
     @property
     def read_only(self) -> bool: ...
     def status(self) -> dict[str, int | str | bool | None]:
-        """size, created, epoch, clock_epoch, oldest_lsn, oldest_stamp, latest_lsn, latest_stamp, durable_lsn, segments, journal_bytes (on disk, all files),
+        """size, created, epoch, clock_epoch, oldest_lsn, oldest_stamp, latest_lsn, latest_stamp, durable_lsn, segments, payloads, payloads_raw (data payloads written since the opening, and those stored as they are), journal_bytes (on disk, all files),
         poisoned (reason or None), ring_bytes, ring_bytes_max, ring_requests, ring_requests_max (what waits to be appended, and its bounds), read_only, clean (stopped cleanly before this opening), cached_extents, cached_bytes."""
 
     def latest(self) -> Instant: ...

@@ -4,6 +4,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Kind, Result};
+use crate::haste::{self, LARGE};
 use crate::journal::manifest::{Edit, SegmentItem, StateItem};
 use crate::journal::segment::{self, OpenSegment};
 use crate::journal::writer::{journal_bytes, Writer};
@@ -109,7 +110,11 @@ impl Volume {
             return Err(Error::new(Kind::Closed, "the volume has no active segment"));
         };
         let next = batch[0].lsn;
+        let begun = (bytes >= LARGE as u64).then(haste::begin);
         let meta = writer.append(batch, next, self.durability.record())?;
+        begun.inspect(|&begun| self.haste.appended(bytes, begun));
+        batch.iter().for_each(|request| self.haste.count(request));
+        writer.run_ahead(&meta.header, self.gate.meter.segment_bytes());
         if self.gate.meter.appended(writer.segment.id.0, writer.offset()) {
             self.background.call();
         }
@@ -182,11 +187,9 @@ impl Volume {
 
     /// Ends the active segment and goes on in the spare one, with `next_lsn` or a larger one.
     pub(crate) fn roll(&self, writer: &mut Writer, next_lsn: u64, clock_epoch: u32) -> Result<()> {
-        // At most one frozen segment: what is not sealed is in memory.
         self.look_at_disk();
-        if !self.index.frozen().is_empty() || self.spare.lock().is_none() {
-            self.maintain()?;
-        }
+        self.bound_frozen(writer)?;
+        self.make_spare()?;
         if writer.has_news(self.durability.record()) {
             self.append_empty(writer)?;
         }
@@ -200,6 +203,18 @@ impl Volume {
         self.index.rotate(next.id.0, next_lsn);
         *writer = writer.go_on(next, clock_epoch);
         self.after_roll(ended);
+        Ok(())
+    }
+
+    /// What is not sealed is in memory, and is scanned after a crash: besides what is written now, as much as one full segment holds. Small segments need not
+    /// wait for the sync of the one before.
+    fn bound_frozen(&self, writer: &Writer) -> Result<()> {
+        let frozen = self.index.frozen();
+        let entries: usize = frozen.iter().map(|table| table.len()).sum::<usize>() + writer.entries;
+        let bytes: u64 = self.ended_bytes() + writer.offset();
+        if !frozen.is_empty() && (entries > self.options.segment_entries || bytes > self.options.segment_bytes) {
+            self.seal_ended()?;
+        }
         Ok(())
     }
 

@@ -26,8 +26,10 @@ pub use crate::compact::choose::ALL;
 /// What one commit's outputs hold, and what its inputs do, in segments: both are there besides what counts as used, and the reserve has to hold them.
 const KEPT_SEGMENTS: u64 = 1;
 const GONE_SEGMENTS: u64 = 2;
-/// A cycle under pressure frees this part of what is dead, if not more.
-const CYCLES: u64 = 6;
+/// A cycle under pressure frees this part of what is dead, if not more: each looks at the whole index.
+const PART_MIN: f64 = 1.0 / 6.0;
+/// The same where nearly all is dead. The larger the dead part of what is used, the less it matters which segments go first.
+const PART_MAX: f64 = 0.5;
 /// Entries of whose names a walk keeps a list for all segments; beyond that a second walk asks for the chosen ones.
 const NAMES_MAX: u64 = 2_000_000;
 
@@ -119,7 +121,8 @@ impl Volume {
         let candidates = self.candidates(&sealed, &eligible, &kept);
         let dead: u64 = candidates.iter().map(Candidate::dead).sum();
         // A look at the whole index is worth more than the last few bytes.
-        let need = if need > 0 { need.max(dead / CYCLES) } else { 0 };
+        let part = (dead as f64 / self.gate.meter.used().max(1) as f64).clamp(PART_MIN, PART_MAX);
+        let need = if need > 0 { need.max((dead as f64 * part) as u64) } else { 0 };
         let mut units = choose(&candidates, need, self.gate.meter.segment_bytes());
         if !few && !units.is_empty() {
             let chosen: HashSet<u32> = units.iter().flatten().copied().collect();

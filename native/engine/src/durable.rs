@@ -5,17 +5,25 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Kind, Result};
 use crate::storage::File;
 use crate::units::{Lsn, SegmentId};
 use crate::volume::Volume;
 
+/// How long a sync waits for those that the last one served: they come back within some tens of microseconds, or not soon.
+const GATHER: Duration = Duration::from_micros(200);
+
 #[derive(Default)]
 struct State {
+    /// Somebody syncs, or is about to.
     syncing: bool,
+    /// Who came since the last sync began, and how many had come when it did.
+    came: usize,
+    came_before: usize,
     /// Segments that were left since the last sync.
     left: Vec<(SegmentId, Arc<dyn File>)>,
 }
@@ -23,6 +31,7 @@ struct State {
 pub struct Durability {
     state: Mutex<State>,
     changed: Condvar,
+    gathered: Condvar,
     lsn: AtomicU64,
     /// The last record that is durable; `lsn` may pass numbers that no record has.
     record: AtomicU64,
@@ -34,6 +43,7 @@ impl Durability {
         Durability {
             state: Mutex::default(),
             changed: Condvar::new(),
+            gathered: Condvar::new(),
             lsn: AtomicU64::new(lsn),
             record: AtomicU64::new(record),
         }
@@ -51,6 +61,14 @@ impl Durability {
     /// The writer goes on in another segment; this one has to be synced first.
     pub fn leave(&self, segment: SegmentId, file: Arc<dyn File>) {
         self.state.lock().left.push((segment, file));
+    }
+
+    /// Clients that wrote and flushed together do so again: the first to come waits a little for the others, rather than they for a whole sync of its own.
+    fn gather(&self, state: &mut MutexGuard<'_, State>) {
+        if state.came < state.came_before {
+            self.gathered.wait_for(state, GATHER);
+        }
+        state.came_before = std::mem::take(&mut state.came);
     }
 
     /// Syncs a segment that was left, if no FLUSH did so, and lets go of it: its descriptor would keep the space of a file that is removed.
@@ -73,6 +91,7 @@ impl Volume {
     pub fn sync_to(&self, lsn: Lsn) -> Result<()> {
         let durability = &self.durability;
         let mut state = durability.state.lock();
+        let mut counted = false;
         loop {
             if let Some(why) = self.poison.get() {
                 return Err(Error::new(Kind::Poisoned, format!("the volume is not synced any more: {why}")));
@@ -80,12 +99,19 @@ impl Volume {
             if durability.lsn() >= lsn.0 {
                 return Ok(());
             }
+            if !std::mem::replace(&mut counted, true) {
+                state.came += 1;
+                if state.came == state.came_before {
+                    durability.gathered.notify_one();
+                }
+            }
             if !state.syncing {
                 break;
             }
             durability.changed.wait(&mut state);
         }
         state.syncing = true;
+        durability.gather(&mut state);
         drop(state);
         let result = self.sync_now();
         durability.state.lock().syncing = false;

@@ -88,9 +88,9 @@ impl Volume {
         self.gate.is_stalled()
     }
 
-    /// A write as `write` takes it, encoded, to be offered. It has no LSN yet.
-    pub fn prepare_write(&self, offset: u64, data: &[u8]) -> Result<Waiting> {
-        Ok(Waiting(Box::new(self.encode_write(offset, data)?)))
+    /// A write as `write` takes it, encoded, to be offered. It has no LSN yet. `hurried`: who wrote it has sent more already; a large one may be stored as it is.
+    pub fn prepare_write(&self, offset: u64, data: &[u8], hurried: bool) -> Result<Waiting> {
+        Ok(Waiting(Box::new(self.encode_write(offset, data, hurried)?)))
     }
 
     /// The same for `zero`.

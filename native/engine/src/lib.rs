@@ -16,6 +16,7 @@ mod faults;
 mod fork;
 pub mod full;
 pub mod gate;
+mod haste;
 pub mod index;
 pub mod instants;
 pub mod journal;

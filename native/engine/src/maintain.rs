@@ -90,10 +90,16 @@ impl Volume {
         Ok(())
     }
 
-    /// Seals what was ended and makes the spare.
+    /// Seals what was ended and makes the spare: that first, as the writer waits for nothing else.
     pub(crate) fn maintain(&self) -> Result<()> {
+        let made = self.make_spare();
         self.seal_ended()?;
-        self.make_spare()
+        made
+    }
+
+    /// Bytes of segments that wait to be sealed.
+    pub(crate) fn ended_bytes(&self) -> u64 {
+        self.maintenance_wake.0.lock().ended.iter().map(|ended| ended.tail_offset).sum()
     }
 
     pub(crate) fn seal_ended(&self) -> Result<()> {
@@ -129,8 +135,9 @@ impl Volume {
         Ok(())
     }
 
-    fn make_spare(&self) -> Result<()> {
-        let _one_at_a_time = self.maintenance.lock();
+    /// Makes the next segment, unless there is one.
+    pub(crate) fn make_spare(&self) -> Result<()> {
+        let _one_at_a_time = self.making_spare.lock();
         if self.spare.lock().is_some() || !self.maintenance_wake.0.lock().started {
             return Ok(());
         }

@@ -59,8 +59,9 @@ impl Request {
         Request { lsn: 0, stamp: 0, clock_epoch: 0, pieces, payload, permit: None, original: None }
     }
 
-    /// A write of `data` at a byte offset inside the volume.
-    pub fn write(offset: u64, data: &[u8]) -> Request {
+    /// A write of `data` at a byte offset inside the volume; with `raw` it is stored as it is.
+    pub fn write(offset: u64, data: &[u8], raw: bool) -> Request {
+        let encode = if raw { payload::encode_raw } else { payload::encode };
         let mut request = Request::new(Vec::with_capacity(1), Vec::new());
         let (head, body, tail) = split(offset, data.len() as u64);
         let (head_bytes, rest) = data.split_at(head as usize);
@@ -70,7 +71,7 @@ impl Request {
         request.payload.reserve(body_bytes.len() + payload::CRC_BYTES);
         for chunk in body_bytes.chunks(payload::SECTORS_MAX as usize * SECTOR as usize) {
             let before = request.payload.len();
-            let crc = payload::encode(chunk, &mut request.payload);
+            let crc = encode(chunk, &mut request.payload);
             let stored = (request.payload.len() - before) as u32;
             let sectors = (chunk.len() as u64 / SECTOR) as u32;
             request.pieces.push(Piece::Data { start: at / SECTOR, sectors, stored, crc });
@@ -222,7 +223,7 @@ mod tests {
     #[test]
     fn edges_are_merged_around_the_body() {
         let data: Vec<u8> = (0..1030u32).map(|i| i as u8).collect();
-        let mut request = Request::write(510, &data);
+        let mut request = Request::write(510, &data, false);
         assert!(request.has_edges());
         request
             .merge_edges(|sector, content| {
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_failed_edge_voids_the_request() {
-        let mut request = Request::write(1, &[7; 2000]);
+        let mut request = Request::write(1, &[7; 2000], true);
         assert!(request.merge_edges(|_, _| Err(Error::corrupt("gone"))).is_err());
         assert!(matches!(request.pieces[..], [Piece::Void]) && request.payload.is_empty());
     }

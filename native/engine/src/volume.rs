@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
 use crate::full::{Settled, Waiting, RESERVE};
 use crate::gate::Gate;
+use crate::haste::{self, Haste, LARGE};
 use crate::index::files::Files;
 use crate::index::map::{Index, Parts};
 use crate::index::memtable::Control;
@@ -82,6 +83,8 @@ pub struct Volume {
     /// Of compaction: when it last gave way, and the next LSN then.
     pub(crate) pace: Mutex<(Option<std::time::Instant>, u64)>,
     pub(crate) maintenance: Mutex<()>,
+    pub(crate) making_spare: Mutex<()>,
+    pub(crate) haste: Haste,
     pub(crate) maintenance_wake: Arc<(Mutex<maintain::Wake>, Condvar)>,
     pub(crate) maintenance_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// The last stop was clean.
@@ -109,6 +112,8 @@ pub struct Status {
     pub cached_bytes: usize,
     /// Bytes of tables of index files in memory.
     pub table_bytes: usize,
+    /// Data payloads that were written since it was opened, and those that are stored as they are.
+    pub payloads: (u64, u64),
     /// Leaves and shards that were looked up past the cache, and files of the index that were asked for them.
     pub looks: u64,
     pub places: u64,
@@ -155,13 +160,23 @@ impl Volume {
     /// Admits a write: copies (and compresses) `data`, gives it its LSN and stamp. Any offset and length inside `size`; empty is Invalid. Not yet in the
     /// journal: reply only after `commit`. May wait for room in the ring, and in the volume's budget or on the disk where that is the policy.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<Lsn> {
-        self.admit_when_room(self.encode_write(offset, data)?)
+        self.admit_when_room(self.encode_write(offset, data, false)?)
     }
 
-    pub(crate) fn encode_write(&self, offset: u64, data: &[u8]) -> Result<Request> {
+    /// `hurried`: who wrote it has sent more already, which waits for this.
+    pub(crate) fn encode_write(&self, offset: u64, data: &[u8], hurried: bool) -> Result<Request> {
         self.check_writable()?;
         check_range(offset, data.len() as u64, self.size(), true)?;
-        Ok(Request::write(offset, data))
+        if data.len() < LARGE || !hurried {
+            return Ok(Request::write(offset, data, false));
+        }
+        if self.haste.is_called_for() {
+            return Ok(Request::write(offset, data, true));
+        }
+        let begun = haste::begin();
+        let request = Request::write(offset, data, false);
+        self.haste.compressed(data.len(), request.payload.len(), begun);
+        Ok(request)
     }
 
     /// Admits a WRITE_ZEROES or TRIM of any length inside `size`.
@@ -278,6 +293,7 @@ impl Volume {
             cached_extents: cache.extents,
             cached_bytes: cache.bytes,
             table_bytes: cache.table_bytes,
+            payloads: self.haste.payloads(),
             looks: cache.looks,
             places: cache.places,
         }
@@ -370,6 +386,8 @@ impl Found {
             background: Background::default(),
             pace: Mutex::new((None, 0)),
             maintenance: Mutex::new(()),
+            making_spare: Mutex::new(()),
+            haste: Haste::default(),
             maintenance_wake: Arc::default(),
             maintenance_thread: Mutex::new(None),
             was_clean: self.was_clean,

@@ -468,7 +468,7 @@ fn a_refused_write_of_part_of_a_sector_keeps_what_was_written_beside_it_meanwhil
     let volume = bench.open();
     put(&volume, 0).unwrap();
     bench.shared.capacity.store(bench.shared.used(), Relaxed);
-    let prepared = volume.prepare_write(10, b"first").unwrap();
+    let prepared = volume.prepare_write(10, b"first", false).unwrap();
     let Offer::Admitted(first) = volume.offer(prepared).unwrap() else { panic!("it waits already") };
     let Settled::Again(waiting) = volume.settle(first).unwrap() else { panic!("the disk took it") };
     bench.give(100 * MIB);

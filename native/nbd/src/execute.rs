@@ -58,7 +58,8 @@ impl Turn<'_> {
     pub(crate) fn execute_in_window(&mut self, to: To, command: Command, head: usize, payload: usize) {
         if let (Command::Write { offset, fua, .. }, Some(volume)) = (command, &self.session.volume) {
             let window = &mut self.desk.window;
-            let prepared = volume.prepare_write(offset, &window.unread()[head..head + payload]);
+            let (request, more) = window.unread().split_at(head + payload);
+            let prepared = volume.prepare_write(offset, &request[head..], !more.is_empty());
             window.advance(head + payload);
             self.offer(to, fua, prepared, None);
             return;
@@ -73,7 +74,8 @@ impl Turn<'_> {
         match command {
             Command::Write { offset, fua, .. } => {
                 if let Some(volume) = &self.session.volume {
-                    let prepared = volume.prepare_write(offset, payload);
+                    // Who writes so much at a time waits for the speed of it.
+                    let prepared = volume.prepare_write(offset, payload, true);
                     return self.offer(to, fua, prepared, Some(hold));
                 }
             }

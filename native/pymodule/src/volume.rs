@@ -122,6 +122,8 @@ impl PyVolume {
         facts.set_item("latest_stamp", status.latest_stamp.0)?;
         facts.set_item("durable_lsn", status.durable.0)?;
         facts.set_item("segments", status.segments)?;
+        facts.set_item("payloads", status.payloads.0)?;
+        facts.set_item("payloads_raw", status.payloads.1)?;
         facts.set_item("journal_bytes", journal_bytes.map_err(raise)?)?;
         facts.set_item("poisoned", status.poisoned)?;
         let [bytes, requests] = status.ring;

@@ -6,7 +6,7 @@
 //!
 //! What stays of a version is told as a mask, one bit a sector: of 64 KiB of which all but a block were overwritten, a block stays.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::files::Files;
@@ -69,32 +69,58 @@ fn bits(version: &Version, start: u64, end: u64) -> Mask {
     (Mask::MAX >> (u64::from(Mask::BITS) - (end - start))) << (start - version.start)
 }
 
-/// Marks in `kept` the sectors of the versions, sorted by LSN, that a stop sees in `range`, one cell a sector.
-fn paint_cells(branch: &Branch, range: (u64, u64), versions: &[&Version], cells: &mut Vec<u32>, kept: &mut [Mask]) {
+/// A version in a window, and what is known to stay of it.
+struct Entry {
+    version: Version,
+    holder: usize,
+    kept: Mask,
+}
+
+/// Marks the sectors of the entries that a stop sees in `range`, one cell a sector. Of two that overlap, the later one stands behind.
+fn paint_cells(branch: &Branch, range: (u64, u64), entries: &mut [Entry], cells: &mut Vec<u32>) {
     cells.clear();
     cells.resize((range.1 - range.0) as usize, NOBODY);
-    for (i, version) in versions.iter().enumerate().filter(|(_, v)| branch.path.contains(v.lsn)) {
-        let (start, end) = (version.start.max(range.0), version.end().min(range.1));
-        if start >= end {
+    for i in 0..entries.len() {
+        let version = &entries[i].version;
+        let (lsn, start, end) = (version.lsn, version.start.max(range.0), version.end().min(range.1));
+        if start >= end || !branch.path.contains(lsn) {
             continue;
         }
         let covered = &mut cells[(start - range.0) as usize..(end - range.0) as usize];
-        mark_cells(branch, start, covered, versions, version.lsn, kept);
+        mark_cells(branch, start, covered, entries, lsn);
         covered.fill(i as u32);
     }
-    mark_cells(branch, range.0, cells, versions, u64::MAX, kept);
+    mark_cells(branch, range.0, cells, entries, u64::MAX);
 }
 
 /// Marks what a stop sees of the owners of the cells, the first of which is sector `start`, before `until`.
-fn mark_cells(branch: &Branch, start: u64, cells: &[u32], versions: &[&Version], until: u64, kept: &mut [Mask]) {
+fn mark_cells(branch: &Branch, start: u64, cells: &[u32], entries: &mut [Entry], until: u64) {
     let mut at = start;
     for run in cells.chunk_by(|a, b| a == b) {
-        let (from, owner) = (at, run[0] as usize);
+        let from = at;
         at += run.len() as u64;
-        if run[0] != NOBODY && branch.sees(versions[owner].lsn, until) {
-            kept[owner] |= bits(versions[owner], from, at);
+        if run[0] == NOBODY {
+            continue;
+        }
+        let owner = &mut entries[run[0] as usize];
+        if branch.sees(owner.version.lsn, until) {
+            owner.kept |= bits(&owner.version, from, at);
         }
     }
+}
+
+/// True if of entries sorted by start, any two that overlap stand in the order of their LSNs.
+fn later_lies_behind(entries: &[Entry]) -> bool {
+    let (mut end, mut newest) = (0, 0);
+    for Entry { version, .. } in entries {
+        if version.start >= end {
+            newest = 0;
+        } else if version.lsn < newest {
+            return false;
+        }
+        (end, newest) = (end.max(version.end()), newest.max(version.lsn));
+    }
+    true
 }
 
 /// The same for a range of any length.
@@ -126,13 +152,6 @@ fn paint(branch: &Branch, range: (u64, u64), versions: &[&Version], kept: &mut [
     }
 }
 
-/// A version, and whether a window before this one kept it.
-struct Carried {
-    version: Version,
-    holder: usize,
-    kept: Mask,
-}
-
 /// Told of each version on record once: the place of its segment in the set, the version, and what stays of it.
 pub type See<'a> = &'a mut dyn FnMut(usize, &Version, Mask) -> Result<()>;
 
@@ -143,7 +162,8 @@ pub struct Walk<'a> {
     cursors: Vec<Cursor>,
     /// With the places of their segments, ascending by LSN.
     wide: Vec<(Version, usize)>,
-    carried: Vec<Carried>,
+    /// Entries that go on behind the window before.
+    carried: Vec<Entry>,
     cells: Vec<u32>,
 }
 
@@ -183,24 +203,10 @@ impl<'a> Walk<'a> {
         // What is carried into a window begins before it.
         let start = self.carried.iter().map(|c| c.version.end() - 1).min().map_or(start, |end| end / WINDOW * WINDOW);
         let end = start + WINDOW;
-        let mut narrow = std::mem::take(&mut self.carried);
-        for (holder, cursor) in self.cursors.iter_mut().enumerate() {
-            while let Some(version) = cursor.next_before(end, self.files)? {
-                narrow.push(Carried { version, holder, kept: 0 });
-            }
-        }
-        narrow.sort_unstable_by_key(|c| c.version.lsn);
-        let over = self.wide.iter().map(|(version, _)| version).filter(|v| v.overlaps(start, end));
-        let mut all: Vec<(&Version, Option<usize>)> = over.map(|v| (v, None)).collect();
-        all.extend(narrow.iter().enumerate().map(|(i, c)| (&c.version, Some(i))));
-        all.sort_by_key(|(v, _)| v.lsn);
-        let versions: Vec<&Version> = all.iter().map(|(v, _)| *v).collect();
-        let mut kept = vec![0; all.len()];
+        let mut entries = self.gather(start, end)?;
         let cells = &mut self.cells;
-        self.branches.iter().for_each(|branch| paint_cells(branch, (start, end), &versions, cells, &mut kept));
-        let marks: Vec<(usize, Mask)> = all.iter().zip(kept).filter_map(|((_, i), kept)| Some(((*i)?, kept))).collect();
-        marks.into_iter().for_each(|(i, kept)| narrow[i].kept |= kept);
-        for done in narrow {
+        self.branches.iter().for_each(|branch| paint_cells(branch, (start, end), &mut entries, cells));
+        for done in entries.into_iter().filter(|entry| entry.holder != WIDE) {
             if done.version.end() > end {
                 self.carried.push(done);
             } else {
@@ -209,7 +215,35 @@ impl<'a> Walk<'a> {
         }
         Ok(())
     }
+
+    /// What lies in the window; of two that overlap, the later one stands behind.
+    ///
+    /// Segments ascend by LSN, and most overlap of one's own entries is a sector written again from the same start on: most windows need no sorting.
+    fn gather(&mut self, start: u64, end: u64) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let mut carried = std::mem::take(&mut self.carried);
+        carried.sort_unstable_by_key(|c| (c.holder, c.version.start, c.version.lsn));
+        let mut carried = carried.into_iter().peekable();
+        for (holder, cursor) in self.cursors.iter_mut().enumerate() {
+            let before = entries.len();
+            entries.extend(std::iter::from_fn(|| carried.next_if(|c| c.holder == holder)));
+            cursor.take_before(end, self.files, |version| entries.push(Entry { version, holder, kept: 0 }))?;
+            if !later_lies_behind(&entries[before..]) {
+                entries[before..].sort_unstable_by_key(|entry| entry.version.lsn);
+            }
+        }
+        let over = self.wide.iter().filter(|(version, _)| version.overlaps(start, end));
+        let narrow = entries.len();
+        entries.extend(over.map(|&(version, _)| Entry { version, holder: WIDE, kept: 0 }));
+        if entries.len() > narrow {
+            entries.sort_unstable_by_key(|entry| entry.version.lsn);
+        }
+        Ok(entries)
+    }
 }
+
+/// In the place of a holder: an entry of `wide`, which was told of already.
+const WIDE: usize = usize::MAX;
 
 /// The narrow versions of one segment, by start.
 struct Cursor {
@@ -217,29 +251,34 @@ struct Cursor {
     next_block: usize,
     /// Where the next block begins.
     next_fence: Option<u64>,
-    ready: VecDeque<Version>,
+    /// The block before, of which entries from `at` on are left.
+    ready: Vec<Version>,
+    at: usize,
 }
 
 impl Cursor {
     fn new(segment: Arc<Sealed>, files: &Files) -> Result<Cursor> {
         let next_fence = segment.narrow_start(files, 0)?;
-        Ok(Cursor { segment, next_block: 0, next_fence, ready: VecDeque::new() })
+        Ok(Cursor { segment, next_block: 0, next_fence, ready: Vec::new(), at: 0 })
     }
 
     fn next_start(&self) -> Option<u64> {
-        self.ready.front().map(|v| v.start).or(self.next_fence)
+        self.ready.get(self.at).map(|v| v.start).or(self.next_fence)
     }
 
-    fn next_before(&mut self, end: u64, files: &Files) -> Result<Option<Version>> {
-        if self.next_start().is_none_or(|start| start >= end) {
-            return Ok(None);
+    /// Those that begin before `end`, by start.
+    fn take_before(&mut self, end: u64, files: &Files, mut take: impl FnMut(Version)) -> Result<()> {
+        while self.next_start().is_some_and(|start| start < end) {
+            if self.at == self.ready.len() {
+                (self.ready, self.at) = (self.segment.narrow_block(files, self.next_block)?, 0);
+                self.next_block += 1;
+                self.next_fence = self.segment.narrow_start(files, self.next_block)?;
+            }
+            let taken = self.ready[self.at..].partition_point(|version| version.start < end);
+            self.ready[self.at..self.at + taken].iter().for_each(|&version| take(version));
+            self.at += taken;
         }
-        if self.ready.is_empty() {
-            self.ready = self.segment.narrow_block(files, self.next_block)?.into();
-            self.next_block += 1;
-            self.next_fence = self.segment.narrow_start(files, self.next_block)?;
-        }
-        Ok(self.ready.pop_front())
+        Ok(())
     }
 }
 
@@ -272,11 +311,13 @@ mod tests {
             let horizon = chance(head) + 1;
             let points: Vec<u64> = (0..chance(4)).map(|_| chance(horizon)).collect();
             let all: Vec<&Version> = versions.iter().filter(|v| v.lsn <= horizon).collect();
-            let (mut kept, mut in_cells) = (vec![false; all.len()], vec![0; all.len()]);
+            let mut kept = vec![false; all.len()];
+            let mut entries: Vec<Entry> = all.iter().map(|&&version| Entry { version, holder: 0, kept: 0 }).collect();
             for branch in branches(&lineage, horizon, &points, u64::MAX) {
                 paint(&branch, (0, 100), &all, &mut kept);
-                paint_cells(&branch, (0, 100), &all, &mut Vec::new(), &mut in_cells);
+                paint_cells(&branch, (0, 100), &mut entries, &mut Vec::new());
             }
+            let in_cells: Vec<Mask> = entries.iter().map(|entry| entry.kept).collect();
             let any: Vec<bool> = in_cells.iter().map(|&mask| mask != 0).collect();
             assert_eq!(kept, any);
             let mut seen: Vec<Mask> = vec![0; all.len()];

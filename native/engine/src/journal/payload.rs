@@ -23,6 +23,13 @@ pub fn encode(content: &[u8], out: &mut Vec<u8>) -> u32 {
     crc(&out[begin..])
 }
 
+/// The same without compressing.
+pub fn encode_raw(content: &[u8], out: &mut Vec<u8>) -> u32 {
+    out.extend_from_slice(&[0; CRC_BYTES]);
+    out.extend_from_slice(content);
+    crc(content)
+}
+
 /// Writes the checksum that binds a payload to its place.
 pub fn seal(stored: &mut [u8], bytes_crc: u32, nonce: u64, lsn: u64, start: u64) {
     put_u32(stored, 0, crc_payload(bytes_crc, nonce, lsn, start));
