@@ -64,6 +64,22 @@ fn zeros_lie_ahead_while_every_write_is_flushed_and_a_crash_finds_all_before_the
 }
 
 #[test]
+fn it_ends_with_the_flushes() {
+    let folder = tempfile::tempdir().unwrap();
+    Volume::create(Arc::new(Disk::new(folder.path()).unwrap()), [7; 16], SIZE, Stamp(1)).unwrap();
+    let volume = open(folder.path());
+    (0..300).for_each(|block| {
+        write(&volume, block);
+        volume.flush().unwrap();
+    });
+    // More than what lies ahead.
+    (0..6000).for_each(|block| write(&volume, block));
+    let (length, zeros) = active(folder.path());
+    assert!(zeros < BLOCK, "{zeros} of {length} bytes");
+    volume.close().unwrap();
+}
+
+#[test]
 fn nothing_is_written_ahead_of_who_does_not_flush() {
     let folder = tempfile::tempdir().unwrap();
     Volume::create(Arc::new(Disk::new(folder.path()).unwrap()), [7; 16], SIZE, Stamp(1)).unwrap();

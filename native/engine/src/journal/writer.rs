@@ -90,7 +90,7 @@ impl Writer {
     /// To be called after a batch, while every few bytes are followed by a sync: begins to write what the next one will wait for, and writes zeros ahead, up
     /// to `limit`. Nothing depends on it.
     pub fn run_ahead(&mut self, batch: &Header, limit: u64) {
-        if self.flushes < FLUSHES {
+        if self.flushes < FLUSHES || self.offset - self.synced > FEW_BYTES {
             return;
         }
         let (at, end) = (u64::from(batch.offset), round_up(self.offset, PAGE));
