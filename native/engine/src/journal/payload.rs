@@ -40,6 +40,14 @@ pub fn is_intact(stored: &[u8], nonce: u64, lsn: u64, start: u64) -> bool {
     stored.len() >= CRC_BYTES && u32_at(stored, 0) == crc_payload(crc(&stored[CRC_BYTES..]), nonce, lsn, start)
 }
 
+/// Checks a payload that is stored as it is, read apart from the checksum in front. Corrupt on a mismatch.
+pub fn check_raw(sum: [u8; CRC_BYTES], content: &[u8], nonce: u64, lsn: u64, start: u64) -> Result<()> {
+    if u32::from_le_bytes(sum) != crc_payload(crc(content), nonce, lsn, start) {
+        return Err(Error::corrupt("the payload's checksum does not fit"));
+    }
+    Ok(())
+}
+
 /// Checks `stored` and decodes it into `content`, whose length is the record's. Corrupt on any mismatch.
 pub fn decode(stored: &[u8], nonce: u64, lsn: u64, start: u64, content: &mut [u8]) -> Result<()> {
     if !is_intact(stored, nonce, lsn, start) {
@@ -72,6 +80,13 @@ mod tests {
             for (nonce, lsn, start) in [(6, 8, 9), (7, 7, 9), (7, 8, 8)] {
                 assert!(decode(&stored, nonce, lsn, start, &mut back).is_err());
             }
+            let mut raw = Vec::new();
+            let bytes_crc = encode_raw(&content, &mut raw);
+            seal(&mut raw, bytes_crc, 7, 8, 9);
+            let (sum, body) = raw.split_first_chunk::<CRC_BYTES>().unwrap();
+            check_raw(*sum, body, 7, 8, 9).unwrap();
+            assert!(check_raw(*sum, body, 7, 8, 8).is_err());
+            assert!(check_raw(*sum, &body[1..], 7, 8, 9).is_err());
             for i in 0..stored.len() {
                 stored[i] ^= 4;
                 assert!(decode(&stored, 7, 8, 9, &mut back).is_err(), "byte {i}");

@@ -132,6 +132,26 @@ impl File for DiskFile {
         Ok(done)
     }
 
+    fn read_split_at(&self, head: &mut [u8], body: &mut [u8], offset: u64) -> io::Result<usize> {
+        let all = head.len() + body.len();
+        let slices = [
+            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
+            libc::iovec { iov_base: body.as_mut_ptr().cast(), iov_len: body.len() },
+        ];
+        let at = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        // SAFETY: both slices are writable for their lengths and borrowed for the call, which keeps no pointer.
+        let got = unsafe { libc::preadv(self.0.as_raw_fd(), slices.as_ptr(), 2, at) };
+        match usize::try_from(got) {
+            Ok(got) if got == all => Ok(got),
+            // Interrupted, or the end of the file: the plain way tells which.
+            _ => {
+                let got = self.read_at(head, offset)?;
+                let rest = if got < head.len() { 0 } else { self.read_at(body, offset + got as u64)? };
+                Ok(got + rest)
+            }
+        }
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
     }

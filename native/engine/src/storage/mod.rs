@@ -58,6 +58,14 @@ pub trait Storage: Send + Sync {
 pub trait File: Send + Sync {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// The same into two buffers, one behind the other.
+    fn read_split_at(&self, head: &mut [u8], body: &mut [u8], offset: u64) -> io::Result<usize> {
+        let got = self.read_at(head, offset)?;
+        if got < head.len() {
+            return Ok(got);
+        }
+        Ok(got + self.read_at(body, offset + got as u64)?)
+    }
     /// Writes all of `bytes` or fails; a failed call may have written a part.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// fdatasync: on return everything written before is durable. After an error nothing is known.
