@@ -14,7 +14,7 @@ use crate::storage::File;
 use crate::units::{Lsn, SegmentId};
 use crate::volume::Volume;
 
-/// How long a sync waits for those that the last one served: they come back within some tens of microseconds, or not soon.
+/// How long a sync waits for those that the last one served: they come back within a few hundred microseconds, or not soon.
 const GATHER: Duration = Duration::from_micros(200);
 
 #[derive(Default)]
