@@ -14,6 +14,7 @@ use crate::memory::WINDOW;
 use crate::request::REQUEST_MAX;
 use crate::session::{Agreement, OnEnd, Session};
 use crate::socket::Socket;
+use crate::sys;
 use crate::tally::{Row, KINDS};
 use crate::tls::Tls;
 use crate::worker::Core;
@@ -90,6 +91,7 @@ impl Server {
         }
         let memory_bytes = usize::try_from(config.memory_bytes)
             .map_err(|_| Error::invalid("payload memory beyond the address space"))?;
+        sys::bound_arenas();
         let core = Core::new(config.workers, memory_bytes, config.stall).map_err(|error| io("epoll", &error))?;
         let server = Server { core: Arc::new(core), sessions_max: config.sessions_max, threads: Mutex::default() };
         for index in 0..config.workers {

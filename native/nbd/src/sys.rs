@@ -11,6 +11,18 @@ use std::time::Duration;
 pub(crate) const READABLE: u32 = libc::EPOLLIN as u32;
 pub(crate) const WRITABLE: u32 = libc::EPOLLOUT as u32;
 const ONESHOT: u32 = libc::EPOLLONESHOT as u32;
+#[cfg(target_env = "gnu")]
+const ARENAS: libc::c_int = 4;
+
+/// Bounds the arenas of the process's allocator. Each of them keeps what was freed in it; of sixteen workers that take turns, one after the other keeps as much as
+/// one needs: 310 of 340 MB beside compaction. Four are more than two cores can contend for. (mallopt(3), M_ARENA_MAX; other libraries have no arenas.)
+pub(crate) fn bound_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers; the call sets a number.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+    }
+}
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
