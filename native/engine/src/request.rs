@@ -54,6 +54,9 @@ pub struct Request {
     pub original: Option<Box<Request>>,
 }
 
+/// Sectors in one payload of a write that is stored as it is.
+const RAW_SECTORS: u32 = 32;
+
 impl Request {
     fn new(pieces: Vec<Piece>, payload: Vec<u8>) -> Request {
         Request { lsn: 0, stamp: 0, clock_epoch: 0, pieces, payload, permit: None, original: None }
@@ -61,15 +64,17 @@ impl Request {
 
     /// A write of `data` at a byte offset inside the volume; with `raw` it is stored as it is.
     pub fn write(offset: u64, data: &[u8], raw: bool) -> Request {
+        // What is not compressed loses nothing by being cut small, and a read of a block has less to check.
         let encode = if raw { payload::encode_raw } else { payload::encode };
+        let chunk_bytes = (if raw { RAW_SECTORS } else { payload::SECTORS_MAX }) as usize * SECTOR as usize;
         let mut request = Request::new(Vec::with_capacity(1), Vec::new());
         let (head, body, tail) = split(offset, data.len() as u64);
         let (head_bytes, rest) = data.split_at(head as usize);
         let (body_bytes, tail_bytes) = rest.split_at(body as usize);
         request.push_edge(offset, head_bytes);
         let mut at = offset + head;
-        request.payload.reserve(body_bytes.len() + payload::CRC_BYTES);
-        for chunk in body_bytes.chunks(payload::SECTORS_MAX as usize * SECTOR as usize) {
+        request.payload.reserve(body_bytes.len() + body_bytes.len().div_ceil(chunk_bytes) * payload::CRC_BYTES);
+        for chunk in body_bytes.chunks(chunk_bytes) {
             let before = request.payload.len();
             let crc = encode(chunk, &mut request.payload);
             let stored = (request.payload.len() - before) as u32;
@@ -247,5 +252,19 @@ mod tests {
         let mut request = Request::write(1, &[7; 2000], true);
         assert!(request.merge_edges(|_, _| Err(Error::corrupt("gone"))).is_err());
         assert!(matches!(request.pieces[..], [Piece::Void]) && request.payload.is_empty());
+    }
+
+    #[test]
+    fn what_is_stored_as_it_is_is_cut_small() {
+        let sectors = |raw| {
+            let request = Request::write(0, &[1; 72 << 10], raw);
+            let of = |piece: &Piece| match *piece {
+                Piece::Data { sectors, .. } => sectors,
+                _ => 0,
+            };
+            request.pieces.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(sectors(true), [32, 32, 32, 32, 16]);
+        assert_eq!(sectors(false), [128, 16]);
     }
 }
