@@ -103,17 +103,21 @@ def test_a_check_beside_a_running_writer_finds_no_damage(tmp_path: Path) -> None
     folder = lay_volume(tmp_path / "store", time.time_ns())
     volume = _native.Volume.open(str(folder))
     wrote, done = threading.Event(), threading.Event()
+    # A writer that is much faster than the check would give each check several times as much to read as the one before.
+    room = threading.Semaphore(0)
 
     def write_on() -> None:
         draw, state = random.Random(1), bytearray(SIZE)
         while not done.is_set():
-            step(volume, state, draw)
-            wrote.set()
+            if room.acquire(timeout=0.1):
+                step(volume, state, draw)
+                wrote.set()
 
     writer = threading.Thread(target=write_on)
     writer.start()
     try:
         for _ in range(8):
+            room.release(4000)
             assert wrote.wait(60)
             wrote.clear()
             report = check_volume(folder)
