@@ -3,6 +3,7 @@
 //! Invariants. A write enters the batch only when its whole payload has come. What was admitted earlier in the turn
 //! is committed before anything is read.
 
+use std::io::IoSlice;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cdp_engine::{Change, Extent, Result, View, Zeroing};
@@ -108,14 +109,22 @@ impl Turn<'_> {
 
     fn read(&mut self, to: To, offset: u64, length: u64, df: bool, hold: Option<Hold>) {
         self.commit();
+        let (session, core, mut sent) = (self.session, self.core, 0);
         let mut reading = Reading {
-            voice: self.session.agreement.voice,
+            voice: session.agreement.voice,
             to,
-            view: &self.session.view,
+            view: &session.view,
             outbox: &mut self.state.outbox,
             spares: &mut self.desk.spares,
+            // Whatever is wrong with the connection, the next send says it again.
+            send: &mut |outbox, spares| {
+                let send = |slices: &[IoSlice<'_>]| session.socket.send(slices, core.has_idle_workers());
+                sent += outbox.send(spares, send).unwrap_or(0);
+            },
         };
         let good = reading.run(offset, length, df);
+        self.state.sent += sent as u64;
+        session.counters.bytes_out.fetch_add(sent as u64, Relaxed);
         if let Some(hold) = hold {
             self.state.outbox.attach(hold);
         }

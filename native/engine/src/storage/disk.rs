@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -132,24 +132,17 @@ impl File for DiskFile {
         Ok(done)
     }
 
-    fn read_split_at(&self, head: &mut [u8], body: &mut [u8], offset: u64) -> io::Result<usize> {
-        let all = head.len() + body.len();
-        let slices = [
-            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
-            libc::iovec { iov_base: body.as_mut_ptr().cast(), iov_len: body.len() },
-        ];
+    fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         let at = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
-        // SAFETY: both slices are writable for their lengths and borrowed for the call, which keeps no pointer.
-        let got = unsafe { libc::preadv(self.0.as_raw_fd(), slices.as_ptr(), 2, at) };
-        match usize::try_from(got) {
-            Ok(got) if got == all => Ok(got),
-            // Interrupted, or the end of the file: the plain way tells which.
-            _ => {
-                let got = self.read_at(head, offset)?;
-                let rest = if got < head.len() { 0 } else { self.read_at(body, offset + got as u64)? };
-                Ok(got + rest)
-            }
+        let all: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        let count = libc::c_int::try_from(buffers.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: IoSliceMut has the layout of iovec; the buffers are borrowed for the call, which keeps no pointer.
+        let got = unsafe { libc::preadv(self.0.as_raw_fd(), buffers.as_mut_ptr().cast(), count, at) };
+        if usize::try_from(got) == Ok(all) {
+            return Ok(all);
         }
+        // Interrupted, too many, or the end of the file: one by one tells which.
+        super::read_one_by_one(self, buffers, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

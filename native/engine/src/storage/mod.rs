@@ -5,7 +5,7 @@ mod disk;
 
 pub use disk::Disk;
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
 /// One volume's folder.
@@ -58,13 +58,9 @@ pub trait Storage: Send + Sync {
 pub trait File: Send + Sync {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// The same into two buffers, one behind the other.
-    fn read_split_at(&self, head: &mut [u8], body: &mut [u8], offset: u64) -> io::Result<usize> {
-        let got = self.read_at(head, offset)?;
-        if got < head.len() {
-            return Ok(got);
-        }
-        Ok(got + self.read_at(body, offset + got as u64)?)
+    /// The same into several buffers, one behind the other.
+    fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        read_one_by_one(self, buffers, offset)
     }
     /// Writes all of `bytes` or fails; a failed call may have written a part.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
@@ -77,6 +73,19 @@ pub trait File: Send + Sync {
     fn prefetch(&self, _offset: u64, _bytes: u64) {}
     /// Drops clean cached pages, so that the next read shows what the disk has.
     fn drop_cache(&self);
+}
+
+/// A vectored read made of plain ones.
+fn read_one_by_one<F: File + ?Sized>(file: &F, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    for buffer in buffers {
+        let got = file.read_at(buffer, offset + done as u64)?;
+        done += got;
+        if got < buffer.len() {
+            break;
+        }
+    }
+    Ok(done)
 }
 
 /// Held by the one writer; dropping it lets go.
