@@ -232,7 +232,7 @@ impl Volume {
 
     /// The content of one sector as the records before left it.
     fn read_edge(&self, sector: u64, content: &mut [u8]) -> Result<()> {
-        let faults = self.read(crate::index::map::At::Live, sector * SECTOR, content)?;
+        let faults = self.read(crate::index::map::At::Live, sector * SECTOR, content, None)?;
         match faults.first() {
             None => Ok(()),
             Some(fault) => {

@@ -12,6 +12,7 @@ use crate::index::map::At;
 use crate::index::{Place, LEAF_SECTORS};
 use crate::journal::payload;
 use crate::journal::segment::file_name;
+use crate::storage::File;
 use crate::units::{Lsn, SegmentId, SECTOR};
 use crate::view::Fault;
 use crate::volume::Volume;
@@ -27,25 +28,71 @@ struct Scratch {
     fetched: Fetched,
 }
 
+/// What a read says beside the bytes.
+struct Answer<'a> {
+    faults: Vec<Fault>,
+    /// Called once, before the first wait for the disk.
+    before_wait: Option<&'a mut dyn FnMut()>,
+}
+
+impl Answer<'_> {
+    fn read_at(&mut self, file: &dyn File, buffers: &mut [IoSliceMut<'_>], offset: usize) -> io::Result<usize> {
+        if self.before_wait.is_some() {
+            match file.read_vectored_now_at(buffers, offset as u64) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.before_wait.take().into_iter().for_each(|call| call());
+                }
+                other => return other,
+            }
+        }
+        file.read_vectored_at(buffers, offset as u64)
+    }
+}
+
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl Volume {
-    /// Fills `buffer` from byte `offset` of the instant; the caller checked the range. What cannot be had is zeroed and named.
-    pub(crate) fn read(&self, at: At, offset: u64, buffer: &mut [u8]) -> Result<Vec<Fault>> {
-        let mut faults = Vec::new();
+    /// Fills `buffer` from byte `offset` of the instant; the caller checked the range. What cannot be had is zeroed and named. `before_wait` is called once, before the first
+    /// payload that has to come from the disk.
+    pub(crate) fn read(
+        &self,
+        at: At,
+        offset: u64,
+        buffer: &mut [u8],
+        before_wait: Option<&mut dyn FnMut()>,
+    ) -> Result<Vec<Fault>> {
+        let mut answer = Answer { faults: Vec::new(), before_wait };
         SCRATCH.with(|scratch| {
             let scratch = &mut *scratch.borrow_mut();
             let mut done = 0;
             while done < buffer.len() {
                 let from = offset + done as u64;
                 let room = (LEAF_BYTES - from % LEAF_BYTES).min((buffer.len() - done) as u64) as usize;
-                self.read_leaf(at, from, &mut buffer[done..done + room], scratch, &mut faults)?;
+                self.read_leaf(at, from, &mut buffer[done..done + room], scratch, &mut answer)?;
                 done += room;
             }
-            Ok(faults)
+            Ok(answer.faults)
         })
+    }
+
+    /// Asks for the payloads under some bytes, which will be read soon. Nothing depends on it.
+    pub(crate) fn prefetch(&self, at: At, offset: u64, bytes: u64) {
+        let (mut from, end) = (offset / SECTOR, (offset + bytes).div_ceil(SECTOR));
+        let mut mapped = Vec::new();
+        while from < end {
+            let until = end.min((from / LEAF_SECTORS + 1) * LEAF_SECTORS);
+            if self.index.resolve(at, from, until, &mut mapped).is_err() {
+                return;
+            }
+            from = until;
+        }
+        for piece in &mapped {
+            if let Place::Data { segment, offset, stored, .. } = piece.place {
+                let _ = self.index.files.get(segment).map(|file| file.prefetch(offset.into(), stored.into()));
+            }
+        }
     }
 
     /// A part of a read that lies in one leaf.
@@ -55,11 +102,11 @@ impl Volume {
         offset: u64,
         buffer: &mut [u8],
         scratch: &mut Scratch,
-        faults: &mut Vec<Fault>,
+        answer: &mut Answer<'_>,
     ) -> Result<()> {
-        let known = faults.len();
-        while !self.try_read_leaf(at, offset, buffer, scratch, faults)? {
-            faults.truncate(known);
+        let known = answer.faults.len();
+        while !self.try_read_leaf(at, offset, buffer, scratch, answer)? {
+            answer.faults.truncate(known);
         }
         Ok(())
     }
@@ -71,7 +118,7 @@ impl Volume {
         offset: u64,
         buffer: &mut [u8],
         scratch: &mut Scratch,
-        faults: &mut Vec<Fault>,
+        answer: &mut Answer<'_>,
     ) -> Result<bool> {
         let end = offset + buffer.len() as u64;
         let mut mapped = std::mem::take(&mut scratch.mapped);
@@ -82,26 +129,26 @@ impl Volume {
         let (mut run_end, mut is_read) = (0, false);
         for (index, piece) in mapped.iter().enumerate() {
             let (from, to) = ((piece.start * SECTOR).max(offset), ((piece.start + piece.sectors) * SECTOR).min(end));
-            self.read_origin(done, &mut buffer[(done - offset) as usize..(from - offset) as usize], faults);
+            self.read_origin(done, &mut buffer[(done - offset) as usize..(from - offset) as usize], &mut answer.faults);
             done = to;
             if index >= run_end {
                 let run = neighbours::first(&mapped[index..], &(offset..end));
                 run_end = index + run.len();
-                is_read = run.len() > 1 && self.read_neighbours(&run, offset, buffer, scratch);
+                is_read = run.len() > 1 && self.read_neighbours(&run, offset, buffer, scratch, answer);
             }
             if is_read {
                 continue;
             }
             let target = &mut buffer[(from - offset) as usize..(to - offset) as usize];
-            if let Err(error) = self.read_piece(piece, from, target, scratch) {
+            if let Err(error) = self.read_piece(piece, from, target, scratch, answer) {
                 if error.kind == Kind::Gone {
                     return Ok(false);
                 }
                 target.fill(0);
-                self.name_fault(piece, from, to - from, error, faults);
+                self.name_fault(piece, from, to - from, error, &mut answer.faults);
             }
         }
-        self.read_origin(done, &mut buffer[(done - offset) as usize..], faults);
+        self.read_origin(done, &mut buffer[(done - offset) as usize..], &mut answer.faults);
         scratch.mapped = mapped;
         Ok(true)
     }
@@ -133,10 +180,17 @@ impl Volume {
     }
 
     /// Reads neighbours by one call into `buffer`, which begins at byte `offset`. False if anything is wrong with one of them: each is to be read alone then.
-    fn read_neighbours(&self, run: &[Part<'_>], offset: u64, buffer: &mut [u8], scratch: &mut Scratch) -> bool {
+    fn read_neighbours(
+        &self,
+        run: &[Part<'_>],
+        offset: u64,
+        buffer: &mut [u8],
+        scratch: &mut Scratch,
+        answer: &mut Answer<'_>,
+    ) -> bool {
         let Scratch { fetched, content, .. } = scratch;
         let Ok(file) = self.index.files.get(run[0].segment) else { return false };
-        if !fetched.fetch(&*file, run, offset, buffer) {
+        if !fetched.fetch(run, offset, buffer, |buffers, at| answer.read_at(&*file, buffers, at)) {
             return false;
         }
         run.iter().zip(fetched.payloads(run)).all(|(part, payload)| {
@@ -149,7 +203,14 @@ impl Volume {
         })
     }
 
-    fn read_piece(&self, piece: &Mapped, from: u64, target: &mut [u8], scratch: &mut Scratch) -> Result<()> {
+    fn read_piece(
+        &self,
+        piece: &Mapped,
+        from: u64,
+        target: &mut [u8],
+        scratch: &mut Scratch,
+        answer: &mut Answer<'_>,
+    ) -> Result<()> {
         let Some(part) = Part::of(piece, &(from..from + target.len() as u64)) else {
             if piece.place == Place::Damaged {
                 return Err(self.lost(piece.lsn));
@@ -166,11 +227,12 @@ impl Volume {
         if part.direct {
             let mut sum = [0; payload::CRC_BYTES];
             let mut buffers = [IoSliceMut::new(&mut sum), IoSliceMut::new(target)];
-            whole(file.read_vectored_at(&mut buffers, part.offset as u64))?;
+            whole(answer.read_at(&*file, &mut buffers, part.offset))?;
             return self.check_raw(sum, &part, target);
         }
         scratch.stored.resize(part.stored, 0);
-        whole(file.read_at(&mut scratch.stored, part.offset as u64))?;
+        let mut buffer = [IoSliceMut::new(&mut scratch.stored)];
+        whole(answer.read_at(&*file, &mut buffer, part.offset))?;
         self.unpack(&scratch.stored, &part, target, &mut scratch.content)
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use cdp_engine::{Change, Extent, Result, View, Zeroing};
 
+use crate::foresight::foresee;
 use crate::memory::Hold;
 use crate::read::Reading;
 use crate::reply::{errno_of, To};
@@ -109,7 +110,8 @@ impl Turn<'_> {
 
     fn read(&mut self, to: To, offset: u64, length: u64, df: bool, hold: Option<Hold>) {
         self.commit();
-        let (session, core, mut sent) = (self.session, self.core, 0);
+        let (session, core, facts, mut sent) = (self.session, self.core, &self.facts, 0);
+        let window = &mut self.desk.window;
         let mut reading = Reading {
             voice: session.agreement.voice,
             to,
@@ -120,6 +122,10 @@ impl Turn<'_> {
             send: &mut |outbox, spares| {
                 let send = |slices: &[IoSlice<'_>]| session.socket.send(slices, core.has_idle_workers());
                 sent += outbox.send(spares, send).unwrap_or(0);
+            },
+            before_wait: &mut || {
+                let (extended, size) = (session.agreement.voice.extended, facts.size);
+                foresee(window, extended, size, |offset, bytes| session.view.prefetch(offset, bytes));
             },
         };
         let good = reading.run(offset, length, df);

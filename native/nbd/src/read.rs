@@ -27,6 +27,8 @@ pub(crate) struct Reading<'a> {
     pub(crate) spares: &'a mut Spares,
     /// Sends what the client takes without waiting.
     pub(crate) send: &'a mut dyn FnMut(&mut Outbox, &mut Spares),
+    /// Called before a wait for the disk.
+    pub(crate) before_wait: &'a mut dyn FnMut(),
 }
 
 /// A part of the range that is answered by one chunk, if it can be read.
@@ -111,7 +113,7 @@ impl Reading<'_> {
         let whole = head.len() + length as usize;
         let space = self.outbox.space(whole, self.spares);
         space[..head.len()].copy_from_slice(&head);
-        let outcome = self.view.read(offset, &mut space[head.len()..]);
+        let outcome = self.view.read_or_wait(offset, &mut space[head.len()..], Some(self.before_wait));
         let errno = match outcome {
             Ok(faults) if faults.is_empty() => return true,
             Ok(faults) => errno_of(faults[0].kind),
@@ -163,7 +165,7 @@ impl Reading<'_> {
         let whole = head.len() + piece.bytes as usize;
         let space = self.outbox.space(whole, self.spares);
         space[..head.len()].copy_from_slice(&head);
-        let outcome = self.view.read(piece.offset, &mut space[head.len()..]);
+        let outcome = self.view.read_or_wait(piece.offset, &mut space[head.len()..], Some(self.before_wait));
         if !matches!(&outcome, Ok(faults) if faults.is_empty()) {
             self.outbox.retract(whole, self.spares);
         }

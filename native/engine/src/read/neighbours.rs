@@ -2,13 +2,12 @@
 //!
 //! Invariant. Nothing is decided here: a call that fails, or ends early, says nothing about any one payload.
 
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 
 use crate::index::leaf::Mapped;
 use crate::index::Place;
 use crate::journal::payload::CRC_BYTES;
-use crate::storage::File;
 use crate::units::{PAGE, SECTOR};
 
 /// Bytes between two payloads that are read along: a batch ends there, and the next one begins a page.
@@ -79,8 +78,14 @@ pub(super) struct Fetched {
 }
 
 impl Fetched {
-    /// Reads `run`; `buffer` begins with byte `begin` of the volume. False if not all of it came.
-    pub(super) fn fetch(&mut self, file: &dyn File, run: &[Part<'_>], begin: u64, buffer: &mut [u8]) -> bool {
+    /// Reads `run` by one call of `read` (buffers, and where in the segment they begin); `buffer` begins with byte `begin` of the volume. False if not all of it came.
+    pub(super) fn fetch(
+        &mut self,
+        run: &[Part<'_>],
+        begin: u64,
+        buffer: &mut [u8],
+        read: impl FnOnce(&mut [IoSliceMut<'_>], usize) -> io::Result<usize>,
+    ) -> bool {
         let gaps = || run.windows(2).map(|pair| pair[0].gap(&pair[1]).unwrap_or(0));
         let others: usize = run.iter().filter(|part| !part.direct).map(|part| part.stored).sum();
         self.stored.resize(others + gaps().sum::<usize>(), 0);
@@ -103,7 +108,7 @@ impl Fetched {
         }
         let all: usize = slices.iter().map(|slice| slice.len()).sum();
         let from = run.first().map_or(0, |part| part.offset);
-        file.read_vectored_at(&mut slices, from as u64).is_ok_and(|got| got == all)
+        read(&mut slices, from).is_ok_and(|got| got == all)
     }
 
     /// What came for each part of `run`, in order.

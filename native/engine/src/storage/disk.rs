@@ -118,6 +118,18 @@ impl Storage for Disk {
 
 struct DiskFile(fs::File);
 
+impl DiskFile {
+    /// One call; None if it did not bring everything.
+    fn read_whole_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64, flags: libc::c_int) -> Option<usize> {
+        let at = libc::off_t::try_from(offset).ok()?;
+        let count = libc::c_int::try_from(buffers.len()).ok()?;
+        let all: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        // SAFETY: IoSliceMut has the layout of iovec; the buffers are borrowed for the call, which keeps no pointer.
+        let got = unsafe { libc::preadv2(self.0.as_raw_fd(), buffers.as_mut_ptr().cast(), count, at, flags) };
+        (usize::try_from(got) == Ok(all)).then_some(all)
+    }
+}
+
 impl File for DiskFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
@@ -133,16 +145,16 @@ impl File for DiskFile {
     }
 
     fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
-        let at = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
-        let all: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        let count = libc::c_int::try_from(buffers.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: IoSliceMut has the layout of iovec; the buffers are borrowed for the call, which keeps no pointer.
-        let got = unsafe { libc::preadv(self.0.as_raw_fd(), buffers.as_mut_ptr().cast(), count, at) };
-        if usize::try_from(got) == Ok(all) {
-            return Ok(all);
+        match self.read_whole_at(buffers, offset, 0) {
+            Some(all) => Ok(all),
+            // Interrupted, too many, or the end of the file: one by one tells which.
+            None => super::read_one_by_one(self, buffers, offset),
         }
-        // Interrupted, too many, or the end of the file: one by one tells which.
-        super::read_one_by_one(self, buffers, offset)
+    }
+
+    fn read_vectored_now_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        // A file system that cannot tell says so by an error, and is then asked to wait.
+        self.read_whole_at(buffers, offset, libc::RWF_NOWAIT).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

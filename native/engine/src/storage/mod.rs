@@ -62,6 +62,10 @@ pub trait File: Send + Sync {
     fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         read_one_by_one(self, buffers, offset)
     }
+    /// The same if it need not wait for the disk, else WouldBlock. (Who cannot tell waits.)
+    fn read_vectored_now_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        self.read_vectored_at(buffers, offset)
+    }
     /// Writes all of `bytes` or fails; a failed call may have written a part.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// fdatasync: on return everything written before is durable. After an error nothing is known.
