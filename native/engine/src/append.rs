@@ -115,6 +115,9 @@ impl Volume {
         begun.inspect(|&begun| self.haste.appended(bytes, begun));
         batch.iter().for_each(|request| self.haste.count(request));
         writer.run_ahead(&meta.header, self.gate.meter.segment_bytes());
+        if !self.gate.meter.is_disk_full() {
+            writer.allocate(self.gate.meter.segment_bytes());
+        }
         if self.gate.meter.appended(writer.segment.id.0, writer.offset()) {
             self.background.call();
         }

@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -119,6 +119,13 @@ impl Storage for Disk {
 struct DiskFile(fs::File);
 
 impl DiskFile {
+    /// May be refused: a full disk, or a file system that has no such thing.
+    fn fallocate(&self, mode: libc::c_int, offset: u64, bytes: u64) {
+        let (Ok(offset), Ok(bytes)) = (libc::off_t::try_from(offset), libc::off_t::try_from(bytes)) else { return };
+        // SAFETY: a call on a descriptor that we own.
+        unsafe { libc::fallocate(self.0.as_raw_fd(), mode, offset, bytes) };
+    }
+
     /// One call; None if it did not bring everything.
     fn read_whole_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64, flags: libc::c_int) -> Option<usize> {
         let at = libc::off_t::try_from(offset).ok()?;
@@ -161,6 +168,23 @@ impl File for DiskFile {
         self.0.write_all_at(bytes, offset)
     }
 
+    fn write_vectored_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let at = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+        let count = libc::c_int::try_from(buffers.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: IoSlice has the layout of iovec; the call only reads the buffers and keeps no pointer.
+        let put = unsafe { libc::pwritev(self.0.as_raw_fd(), buffers.as_ptr().cast(), count, at) };
+        // What is left of a call that was cut short, or of one with too many buffers, is written one by one, and any error is met again.
+        let mut skip = u64::try_from(put).unwrap_or(0);
+        let mut at = offset;
+        for buffer in buffers {
+            let done = skip.min(buffer.len() as u64);
+            self.write_at(&buffer[done as usize..], at + done)?;
+            skip -= done;
+            at += buffer.len() as u64;
+        }
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -173,6 +197,14 @@ impl File for DiskFile {
         let fd = self.0.as_raw_fd();
         // SAFETY: a call on a descriptor that we own. It may be refused.
         unsafe { libc::sync_file_range(fd, offset as i64, bytes as i64, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+
+    fn allocate(&self, offset: u64, bytes: u64) {
+        self.fallocate(libc::FALLOC_FL_KEEP_SIZE, offset, bytes);
+    }
+
+    fn free_behind(&self, end: u64, bytes: u64) {
+        self.fallocate(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE, end, bytes);
     }
 
     fn prefetch(&self, offset: u64, bytes: u64) {

@@ -5,7 +5,7 @@ mod disk;
 
 pub use disk::Disk;
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
 /// One volume's folder.
@@ -68,11 +68,20 @@ pub trait File: Send + Sync {
     }
     /// Writes all of `bytes` or fails; a failed call may have written a part.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// The same of several buffers, one behind the other: as one write.
+    fn write_vectored_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let all: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        self.write_at(&all, offset)
+    }
     /// fdatasync: on return everything written before is durable. After an error nothing is known.
     fn sync(&self) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
     /// Begins to write a stretch to the disk that a later sync will wait for. Nothing depends on it.
     fn begin_writeback(&self, _offset: u64, _bytes: u64) {}
+    /// Gives blocks to a stretch that will be written soon; the length of the file stays. Nothing depends on it.
+    fn allocate(&self, _offset: u64, _bytes: u64) {}
+    /// Takes back blocks that were allocated behind the end of the file.
+    fn free_behind(&self, _end: u64, _bytes: u64) {}
     /// Says that a stretch will be read soon.
     fn prefetch(&self, _offset: u64, _bytes: u64) {}
     /// Drops clean cached pages, so that the next read shows what the disk has.
