@@ -116,6 +116,9 @@ impl Storage for Disk {
     }
 }
 
+/// Offsets in segments are 32 bits.
+const LONGEST_FILE: u64 = 1 << 32;
+
 struct DiskFile(fs::File);
 
 impl DiskFile {
@@ -203,8 +206,8 @@ impl File for DiskFile {
         self.fallocate(libc::FALLOC_FL_KEEP_SIZE, offset, bytes);
     }
 
-    fn free_behind(&self, end: u64, bytes: u64) {
-        self.fallocate(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE, end, bytes);
+    fn free_behind(&self, end: u64) {
+        self.fallocate(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE, end, LONGEST_FILE);
     }
 
     fn prefetch(&self, offset: u64, bytes: u64) {
