@@ -7,46 +7,26 @@ rounds. The attackers are a process of their own (tests/hostile) that runs only 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import nbd
+from typing import Any, get_args
 
 from benchmarks.data import pool
 from benchmarks.procfs import cpu_seconds, peak_memory_bytes, reset_peak_memory
 from benchmarks.programs import BUILT, program
 from tests.hostile.attacks import ATTACKS
-from tests.rig.cdp import ROOT, environment
-from tests.rig.certificates import Authority
-from tests.rig.daemon import Daemon
+from tests.hostile.driver import Place, Sampler, WayName, attacked, connected, place
+from tests.rig.cdp import ROOT
 from tests.rig.process import ProgramFailed, run
 
-WAYS = ("unix", "tcp", "tls")
-SAMPLE_SECONDS = 0.2
+WAYS: tuple[WayName, ...] = get_args(WayName)
 NEWCOMERS = 5
-END_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Place:
-    """A daemon and how it is reached: by the client, and by attackers."""
-
-    way: str
-    daemon: Daemon
-    uri: str
-    attacker: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,89 +53,10 @@ class Row:
     attackers: list[dict[str, int]] = field(default_factory=list)
 
 
-@contextmanager
-def place(folder: Path, way: str, size_bytes: int) -> Iterator[Place]:
-    folder.mkdir(parents=True)
-    (folder / "store").mkdir()
-    options: list[str] = []
-    credentials = None
-    if way == "tls":
-        authority = Authority(folder / "authority")
-        certificate, key = authority.server()
-        credentials = authority.client("client")
-        options = [
-            "--tls=require",
-            f"--tls-cert={certificate}",
-            f"--tls-key={key}",
-            f"--tls-client-ca={authority.path}",
-        ]
-    with Daemon(folder / "store", options=options) as daemon:
-        daemon.cdp("create", "disk", "--size", str(size_bytes))
-        if credentials is not None:
-            uri = f"nbds://127.0.0.1:{daemon.port}/disk?tls-certificates={credentials}"
-            yield Place(way, daemon, uri, (f"--port={daemon.port}", f"--credentials={credentials}"))
-        elif way == "tcp":
-            yield Place(way, daemon, daemon.uri("disk", transport="tcp"), (f"--port={daemon.port}",))
-        else:
-            yield Place(way, daemon, daemon.uri("disk"), (f"--unix={daemon.socket}",))
-
-
-@contextmanager
-def attacked(place: Place, attack: str, figures: list[dict[str, int]]) -> Iterator[None]:
-    """The attack runs inside; what the attackers counted comes at the end."""
-    command = [sys.executable, "-m", "tests.hostile.attacker", attack, *place.attacker]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield
-        said = process.communicate(timeout=END_SECONDS)[0]
-        figures.append(json.loads(said))
-    finally:
-        process.kill()
-        process.wait()
-
-
-class Sampler:
-    """The most descriptors that a process had while it was looked at."""
-
-    def __init__(self, pid: int) -> None:
-        self.most = 0
-        self._folder = Path(f"/proc/{pid}/fd")
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while True:
-            self.most = max(self.most, len(os.listdir(self._folder)))
-            if self._end.wait(SAMPLE_SECONDS):
-                return
-
-    def __enter__(self) -> Sampler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-
 def newcomer_ms(uri: str) -> float:
     """How long a client takes from connecting to its first reply."""
     since = time.monotonic()
-    while True:
-        handle = nbd.NBD()
-        handle.set_uri_allow_local_file(True)
-        try:
-            handle.connect_uri(uri)
-            break
-        except nbd.Error as error:
-            # A Unix socket whose queue is full refuses at once.
-            if error.errnum != errno.EAGAIN or time.monotonic() - since > END_SECONDS:
-                raise
-            time.sleep(0.001)
+    handle = connected(uri)
     handle.pread(4096, 0)
     took = time.monotonic() - since
     handle.shutdown()
@@ -204,7 +105,7 @@ def fill(place: Place, data: Path, size_bytes: int) -> None:
 
 def line(way: str, attack: str, row: Row) -> str:
     def mid(side: list[Seen], name: str) -> float:
-        return statistics.median(getattr(one, name) for one in side)
+        return float(statistics.median(getattr(one, name) for one in side))
 
     def ratio(name: str) -> str:
         calm, beside, attacked = mid(row.calm, name), mid(row.beside, name), mid(row.attacked, name)
@@ -251,27 +152,27 @@ def main() -> None:
     data = pool("half", BUILT)
     print(HEAD, flush=True)
     with tempfile.TemporaryDirectory(prefix="h-", dir=chosen.folder) as scratch, ExitStack() as stack:
-        places = [stack.enter_context(place(Path(scratch) / way, way, size_bytes)) for way in chosen.ways]
+        places = {way: stack.enter_context(place(Path(scratch) / way, way, size_bytes)) for way in chosen.ways}
         decoys = {
             way: stack.enter_context(place(Path(scratch) / f"decoy-{way}", way, size_bytes)) for way in chosen.ways
         }
         for decoy in decoys.values():
             for thread in Path(f"/proc/{decoy.daemon.pid}/task").iterdir():
                 os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
-        for here in places:
+        for here in places.values():
             fill(here, data, size_bytes)
         for attack in chosen.attacks:
-            for here in places:
-                if ATTACKS[attack].tls and here.way != "tls":
+            for way, here in places.items():
+                if ATTACKS[attack].tls and way != "tls":
                     continue
                 row = Row()
                 for _ in range(chosen.rounds):
                     row.calm.append(measure(here, data, size_bytes, chosen.depth, chosen.seconds))
-                    with attacked(decoys[here.way], attack, []):
+                    with attacked(decoys[way], attack):
                         row.beside.append(measure(here, data, size_bytes, chosen.depth, chosen.seconds))
-                    with attacked(here, attack, row.attackers):
+                    with attacked(here, attack, figures=row.attackers):
                         row.attacked.append(measure(here, data, size_bytes, chosen.depth, chosen.seconds))
-                print(line(here.way, attack, row), flush=True)
+                print(line(way, attack, row), flush=True)
 
 
 if __name__ == "__main__":

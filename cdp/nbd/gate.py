@@ -53,12 +53,6 @@ def peer_of(stream: trio.SocketStream) -> Hashable:
         return str(host)
 
 
-def descriptors_max() -> int:
-    """Numbers of descriptors that clients may have: below this."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return limit - min(RESERVE_MAX, limit // 2)
-
-
 class Waiting(Protocol):
     """A handshake under way."""
 
@@ -101,10 +95,13 @@ class Gate:
 
 
 class Sessions:
-    """How many sessions each peer has."""
+    """How many sessions each peer has, and what they may take."""
 
     def __init__(self, per_peer: int | None) -> None:
-        """`per_peer` None: as many as it likes."""
+        """`per_peer` None: clients that are trusted may have as many as they like, and every descriptor."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.descriptors_max = limit if per_peer is None else limit - min(RESERVE_MAX, limit // 2)
+        """Numbers of descriptors are below this."""
         self._per_peer = per_peer
         self._counts: Counter[Hashable] = Counter()
 
@@ -112,6 +109,14 @@ class Sessions:
         """Busy where it has as many as it may."""
         if self._per_peer is not None and self._counts[peer] >= self._per_peer:
             raise Busy(f"you have {self._per_peer} sessions, the most that one client may")
+
+    def duplicate(self, connection: trio.socket.SocketType) -> int:
+        """A descriptor of its own for a session. Busy where it would be one that clients may not have."""
+        made = os.dup(connection.fileno())
+        if made < self.descriptors_max:
+            return made
+        os.close(made)
+        raise Busy(f"{self.descriptors_max} descriptors are in use")
 
     def began(self, peer: Hashable) -> None:
         self._counts[peer] += 1
@@ -125,11 +130,11 @@ class Sessions:
 class GatedListener(trio.abc.Listener[trio.SocketStream]):
     """Accepts a connection, then waits for its slot: at most one per listener is accepted beyond the bound."""
 
-    def __init__(self, listener: trio.SocketListener, gate: Gate, told: Seldom) -> None:
+    def __init__(self, listener: trio.SocketListener, gate: Gate, sessions: Sessions, told: Seldom) -> None:
         self._listener = listener
         self._gate = gate
         self._told = told
-        self._descriptors_max = descriptors_max()
+        self._descriptors_max = sessions.descriptors_max
 
     async def accept(self) -> trio.SocketStream:
         while True:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -70,7 +69,7 @@ async def serve(
       native: takes the sockets. If it refuses one, the client is disconnected.
       handshake_seconds: a handshake that takes longer is cut off.
       handshakes_max: how many there may be at once.
-      sessions_per_peer: how many sessions clients from one address, or of one local process, may have. None: as many as they like.
+      sessions_per_peer: how many sessions clients from one address, or of one local process, may have. None: as many as they like, and the last descriptors too.
       limits: how much a client may ask in one handshake.
       security: whether there is TLS, and who may open what with it. None: there is none.
       task_status: started with the listeners once they accept, as `trio.serve_listeners` does.
@@ -91,7 +90,7 @@ async def serve(
             if enter is not None:
                 await _hand_over(connection, enter, native, token)
 
-    gated = [GatedListener(listener, gate, told) for listener in listeners]
+    gated = [GatedListener(listener, gate, sessions, told) for listener in listeners]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(told.tell_rest)
         await nursery.start(trio.serve_listeners, handle, gated)
@@ -243,7 +242,11 @@ class _Connection:
     async def _open(self, name: str) -> Export:
         """The export called `name`. Asked again for the name that is open, it is the same opening: what INFO told, GO must keep."""
         if self._opened is None or self._opened[0] != name:
-            self.sessions.check(self.peer)
+            try:
+                self.sessions.check(self.peer)
+            except errors.Busy as error:
+                self.told.warning("no session for %s: %s", self.who, error)
+                raise
             self._release()
             self._opened = (name, await self._exports.open(name))
         return self._opened[1]
@@ -275,7 +278,7 @@ async def _hand_over(
 
     def attach() -> int:
         return native.attach(
-            os.dup(connection.stream.socket.fileno()),
+            connection.sessions.duplicate(connection.stream.socket),
             enter.leftover,
             export.handle,
             structured=enter.structured,

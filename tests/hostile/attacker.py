@@ -2,7 +2,7 @@
 
 Invariants:
 - It runs where nobody else wants the processor (SCHED_IDLE): what it does to others, it does through the daemon.
-- `ready` on standard output: every hand has begun once, or `READY_SECONDS` have passed. Its figures follow at the end, as JSON.
+- `ready` on standard output: every hand has begun once, or `--ready-seconds` have passed. Its figures follow at the end, as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import trio
 from tests.hostile.attacks import ATTACKS, Attack
 from tests.hostile.way import Refused, Way
 
-READY_SECONDS = 5.0
 PAUSE_SECONDS = 0.05
 """Before a hand that was refused tries again, where connections are not counted by the second."""
 
@@ -39,10 +38,11 @@ class Figures:
 class Crowd:
     """All hands of an attack."""
 
-    def __init__(self, attack: Attack, way: Way) -> None:
+    def __init__(self, attack: Attack, way: Way, ready_seconds: float) -> None:
         self.figures = Figures()
         self._attack = attack
         self._way = way
+        self._ready_seconds = ready_seconds
         self._next = trio.current_time()
 
     async def run(self) -> None:
@@ -51,7 +51,7 @@ class Crowd:
                 nursery.start_soon(self._hand, random.Random(number))
 
     async def ready(self) -> None:
-        with trio.move_on_after(READY_SECONDS):
+        with trio.move_on_after(self._ready_seconds):
             while self.figures.begun < self._attack.hands:
                 await trio.sleep(PAUSE_SECONDS)
 
@@ -75,8 +75,8 @@ class Crowd:
                 self.figures.cut += 1
 
 
-async def main(attack: Attack, way: Way) -> Figures:
-    crowd = Crowd(attack, way)
+async def main(attack: Attack, way: Way, ready_seconds: float) -> Figures:
+    crowd = Crowd(attack, way, ready_seconds)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(crowd.run)
         await crowd.ready()
@@ -86,14 +86,15 @@ async def main(attack: Attack, way: Way) -> Figures:
     return crowd.figures
 
 
-def _arguments() -> tuple[Attack, Way]:
+def _arguments() -> tuple[Attack, Way, float]:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile.attacker", description=__doc__)
     parser.add_argument("attack", choices=ATTACKS)
     parser.add_argument("--unix", default="")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--credentials", type=Path)
+    parser.add_argument("--ready-seconds", type=float, default=5.0)
     chosen = parser.parse_args()
-    return ATTACKS[chosen.attack], Way(chosen.unix, chosen.port, chosen.credentials)
+    return ATTACKS[chosen.attack], Way(chosen.unix, chosen.port, chosen.credentials), chosen.ready_seconds
 
 
 if __name__ == "__main__":

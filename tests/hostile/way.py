@@ -16,6 +16,8 @@ from tests.unit.nbd_dialogue import ACK, EXPORT_NAME, GREETING, STARTTLS, client
 
 REPLY_BYTES = 20
 EXPORT_BYTES = 10
+ADDRESS = "127.0.0.2"
+"""Another than that of the clients beside: on TCP an address is what tells peers apart."""
 RECEIVE_BYTES = 4096
 """What an attacker's own socket takes in: what it does not read waits at the daemon, as it does far away."""
 
@@ -41,6 +43,7 @@ class Way:
             if self.path:
                 await made.connect(self.path)
             else:
+                await made.bind((ADDRESS, 0))
                 await made.connect(("127.0.0.1", self.port))
         except OSError as error:
             made.close()
