@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,8 +17,19 @@ from cdp import marks
 from cdp.errors import CdpError, Invalid, NotFound
 from cdp.facts import BookmarkFacts
 from cdp.group_facts import GroupBookmarkFacts, GroupGapFacts
-from cdp.group_files import Gap, Group
-from cdp.group_gaps import CLOCK, CRASH, ROLLBACK, Member, covering, learned, open_gaps, whole_from, whole_until
+from cdp.group_files import Gap, Group, with_gaps
+from cdp.group_gaps import (
+    CLOCK,
+    CRASH,
+    ROLLBACK,
+    Member,
+    covering,
+    learned,
+    open_gaps,
+    set_back,
+    whole_from,
+    whole_until,
+)
 from cdp.when import Ago, At, AtBookmark, AtLsn, Latest, Moment, Oldest, When, rfc3339
 
 if TYPE_CHECKING:
@@ -56,8 +68,11 @@ class Standing:
         self._newest = max(self._from, *(member.latest for member in members))
 
     def learn(self, group: Group) -> Group:
-        """The group with what its volumes' journals tell."""
-        return learned(group, self._members)
+        """The group with what its volumes' journals tell, and the clock."""
+        known = learned(group, self._members)
+        now = time.time_ns()
+        gap = set_back(self._members, now)
+        return known if gap is None or covering(known.gaps, now) else with_gaps(known, (*known.gaps, gap))
 
     @property
     def oldest(self) -> int | None:
