@@ -1,7 +1,7 @@
 """Where a group of volumes has no common instant (docs/decisions/0012-groups.md).
 
-One clock stamps all volumes of a daemon, each write later than every write that was answered before it came: a stamp is a consistent cut
-across them, except where
+One clock stamps all volumes of a daemon, each write later than every write that was answered before it came: a stamp is one consistent instant
+of all, except where
 
 - a run of the daemon did not end cleanly: the volume may lack anything that was stamped after its last kept record, until it was opened again;
 - the clock went back by more than a second: a time that was passed twice names two states;

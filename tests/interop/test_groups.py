@@ -116,7 +116,7 @@ def verbs(group: Daemon) -> Iterator[RemoteStore]:
     store.close()
 
 
-def check_cut(daemon: Daemon, chains: list[Chain], exports: list[str]) -> None:
+def check_order(daemon: Daemon, chains: list[Chain], exports: list[str]) -> None:
     handles = {export.partition("@")[0]: open_nbd(daemon, export) for export in exports}
     for chain in chains:
         chain.check({name: got(handle, chain.slot) for name, handle in handles.items()})
@@ -155,13 +155,13 @@ def test_no_instant_shows_what_was_written_later_without_what_was_written_before
         chain.end()
 
     for found in live:
-        check_cut(group, chains, records(found))
+        check_order(group, chains, records(found))
     first, last = min(chain.times[2] for chain in chains), max(chain.times[-1] for chain in chains)
     for stamp in [rng.randint(first, last) for _ in range(INSTANTS)] + record_stamps(group, rng, INSTANTS):
         found = verbs.groups.resolve("g", At(stamp))
         assert found.stamp == stamp
-        check_cut(group, chains, printed(found))
-        check_cut(group, chains, records(found))
+        check_order(group, chains, printed(found))
+        check_order(group, chains, records(found))
     # What was replied to before the last look is in it.
     final = verbs.groups.resolve("g", Latest())
     for chain in chains:
@@ -234,7 +234,7 @@ def test_rollback_bookmark_and_restore(group: Daemon, tmp_path: Path) -> None:
     named = group.cdp("bookmark", "--group", "g", "good", "--hold")
     write_one_after_the_other(group, 2)
     marks = {name: group.cdp("show", name)["bookmarks"] for name in VOLUMES}
-    assert {mark["cut_stamp"] for found in marks.values() for mark in found} == {named["stamp"]}
+    assert {mark["common_stamp"] for found in marks.values() for mark in found} == {named["stamp"]}
     assert group.cdp("group", "show", "g")["bookmarks"][0]["name"] == "good"
 
     restored = group.cdp("restore", "--group", "g", "--at", "bookmark:good", "--to", tmp_path / "out", "--verify")

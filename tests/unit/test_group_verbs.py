@@ -155,7 +155,7 @@ def test_a_bookmark_that_fails_is_on_none(rig: Rig, monkeypatch: pytest.MonkeyPa
             rig.groups.bookmark("g", "m", Latest(), force=True)
     assert rig.marks("m") == ["a"]
     after = rig.store.show("a").bookmarks[0]
-    assert (after.lsn, after.held, after.cut_stamp) == (before.lsn, True, None)
+    assert (after.lsn, after.held, after.common_stamp) == (before.lsn, True, None)
     assert rig.groups.show("g").unfinished is None
     rig.groups.bookmark("g", "m", Latest(), force=True)
     assert [it.name for it in rig.groups.show("g").bookmarks] == ["m"]
