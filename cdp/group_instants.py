@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 FOREVER = (1 << 64) - 1
 """Later than every stamp: where a gap ends that has not ended."""
 
+_TELLING = (b"recovery", b"clock-step")
+"""Events that make gaps."""
+
 _WHY = {
     CRASH: "a crash may have taken writes that were answered",
     CLOCK: "the clock was set back, so that it names two states",
@@ -58,7 +61,7 @@ class Standing:
 
     def __init__(self, group: Group, volumes: Sequence[OpenVolume], safe: Mapping[str, int]) -> None:
         self.volumes = tuple(volumes)
-        members = self._members = [member(volume, safe.get(volume.entry.id)) for volume in volumes]
+        members = self._members = [member(group, volume, safe) for volume in volumes]
         self.group = self.learn(group)
         unended = [Gap(since, FOREVER, kind, volume) for since, kind, volume in open_gaps(group.pending, members)]
         self._gaps = (*self.group.gaps, *unended)
@@ -204,9 +207,12 @@ def _exact_from(volume: OpenVolume) -> int:
     return max(int(volume.native.reach()["horizon_stamp"]), volume.entry.description.created_stamp)
 
 
-def member(volume: OpenVolume, safe: int | None) -> Member:
-    """What an open volume's journal tells of its gaps; `safe`: the note of it."""
+def member(group: Group, volume: OpenVolume, safe: Mapping[str, int]) -> Member:
+    """What an open volume's journal tells of gaps that the group has not seen; `safe`: the group's notes."""
     native = volume.native
+    seen = group.seen.get(volume.entry.id, -1)
+    # There may be many others, and this is asked often.
+    fresh = [it for it in native.controls() if it[0] > seen and any(kind in it[2] for kind in _TELLING)]
     reach = native.reach()
 
     def stamp_of(lsn: int) -> int | None:
@@ -219,9 +225,9 @@ def member(volume: OpenVolume, safe: int | None) -> Member:
 
     return Member(
         id=volume.entry.id,
-        events=marks.events(native.controls()),
+        events=marks.events(fresh),
         stamp_of=stamp_of,
         latest=native.latest().stamp,
         dirty=native.read_only and not native.status()["clean"],
-        safe=safe,
+        safe=safe.get(volume.entry.id),
     )

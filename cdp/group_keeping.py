@@ -21,9 +21,10 @@ from cdp.catalog import Catalog
 from cdp.errors import CdpError
 from cdp.group_files import Group
 from cdp.group_instants import member
-from cdp.group_verbs import LocalGroups
+from cdp.group_verbs import LocalGroups, unfinished
 from cdp.table import Table
 from cdp.volume import OpenVolume
+from cdp.when import rfc3339
 
 log = logging.getLogger("cdp.groups")
 
@@ -51,7 +52,7 @@ class GroupKeeper:
                 with suppress(CdpError), self._table.writing(self._catalog.get(volume_id)):
                     pass
             try:
-                self._groups.complete(group.id)
+                _tell(group, self._groups.complete(group.id))
             except CdpError as error:
                 self._log(group, error)
         self.round()
@@ -73,7 +74,7 @@ class GroupKeeper:
         newest = {volume.entry.id: volume.native.latest().lsn for volume in volumes}
         if newest == lsns and time.monotonic() - before < IDLE_SECONDS:
             return
-        self._groups.learn(group.id, [member(volume, safe.get(volume.entry.id)) for volume in volumes])
+        self._groups.learn(group.id, [member(group, volume, safe) for volume in volumes])
         fresh = {volume.entry.id: stamp for volume in volumes if (stamp := _durable_until(volume)) is not None}
         kept = {volume_id: stamp for volume_id, stamp in safe.items() if volume_id in group.volumes}
         self._groups.files.write_notes(group.id, {**kept, **fresh})
@@ -83,6 +84,15 @@ class GroupKeeper:
         if self._logged.get(group.id) != str(error):
             self._logged[group.id] = str(error)
             log.warning("group %s: %s", group.name, error)
+
+
+def _tell(before: Group, now: Group) -> None:
+    for gap in now.gaps:
+        if gap not in before.gaps:
+            ends = (now.name, rfc3339(gap.since), rfc3339(gap.until), gap.kind)
+            log.warning("group %s has no instants from %s to before %s: %s", *ends)
+    if (sentence := unfinished(now)) is not None:
+        log.warning("group %s: %s", now.name, sentence)
 
 
 def _durable_until(volume: OpenVolume) -> int | None:

@@ -93,7 +93,7 @@ class LocalGroups:
 
     def show(self, group: str) -> GroupShowFacts:
         found = self.files.find(group)
-        known = GroupShowFacts(self._facts(found), None, None, (), (), found.undo, _unfinished(found))
+        known = GroupShowFacts(self._facts(found), None, None, (), (), found.undo, unfinished(found))
         try:
             with self._standing(found) as now:
                 return replace(
@@ -197,8 +197,7 @@ class LocalGroups:
             common = now.resolve(wanted, time.time_ns())
             ended = [barred.enter_context(self._opener.quiet(volume.entry, force=force)) for volume in now.volumes]
             # Nobody writes any more: the newest stamp is the instant before the rollback. One that was begun and not completed began earlier.
-            unfinished = now.group.pending
-            begun = _newest(now) if unfinished is None else unfinished.begun
+            begun = _newest(now) if now.group.pending is None else now.group.pending.begun
             with self._noted(now, Pending(ROLLBACK, common.stamp, begun, _lsns(now, common))) as undo:
                 done = [
                     _roll_back(volume, instant, count, undo)
@@ -218,10 +217,10 @@ class LocalGroups:
                 f"{name} is not {done}: it belongs to the group {group.name} (cdp group remove {group.name} {name} takes it out)"
             )
 
-    def complete(self, group: str) -> None:
+    def complete(self, group: str) -> Group:
         """Opens all volumes for writing, completes a bookmark that was begun, and takes note of what the journals tell."""
-        with self.changing, self._whole(group):
-            pass
+        with self.changing, self._whole(group) as now:
+            return now.group
 
     def learn(self, group: str, members: Sequence[Member]) -> None:
         """Takes note of what the journals of some volumes tell."""
@@ -289,7 +288,7 @@ class LocalGroups:
                 for step in reversed(undo):
                     step()
             except CdpError as second:
-                left = _unfinished(replace(now.group, pending=pending))
+                left = unfinished(replace(now.group, pending=pending))
                 raise type(error)(f"{error}; going back failed, too: {second}; {left}") from error
             self.files.change(now.group.id, lambda it: _ended(now, it, pending, before))
             raise
@@ -391,7 +390,8 @@ def _check_count(volumes: int) -> None:
         raise Invalid(f"a group has 1 to {VOLUMES_MAX} volumes")
 
 
-def _unfinished(group: Group) -> str | None:
+def unfinished(group: Group) -> str | None:
+    """What was begun with all volumes and not completed, and what completes it; None if nothing was."""
     pending = group.pending
     if pending is None:
         return None
@@ -402,4 +402,4 @@ def _unfinished(group: Group) -> str | None:
 
 def _refuse_unfinished(group: Group) -> None:
     if group.pending is not None:
-        raise Busy(f"{group.name}: {_unfinished(group)}")
+        raise Busy(f"{group.name}: {unfinished(group)}")

@@ -208,6 +208,7 @@ def test_a_lost_tail_is_a_gap(group: Daemon, tmp_path: Path) -> None:
     assert [gap["kind"] for gap in lost] == ["crash"]
     assert before < lost[0]["since_stamp"] <= later < lost[0]["until_stamp"]
     assert "crash" in group.cdp.run("group", "show", "g").stdout
+    assert "group g has no instants from" in group.log
     at_later = when.rfc3339(later)
     for refused in (
         ("group", "show", "g", "--at", at_later),

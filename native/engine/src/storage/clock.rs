@@ -20,11 +20,18 @@ pub struct Step {
     pub to: u64,
 }
 
+/// Gives each stamp once.
 pub struct Clock {
     last: AtomicU64,
     steps: AtomicU64,
     /// (from, to) of the newest step.
     newest: Mutex<(u64, u64)>,
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock::new()
+    }
 }
 
 impl Clock {

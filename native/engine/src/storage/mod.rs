@@ -4,7 +4,7 @@
 mod clock;
 mod disk;
 
-pub use clock::Step;
+pub use clock::{Clock, Step};
 pub use disk::Disk;
 
 use std::io;
