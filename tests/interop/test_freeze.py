@@ -31,11 +31,11 @@ HOLDER = """
 import sys
 from pathlib import Path
 from cdp.attach.freeze import Stillness, still
-with still(Stillness([Path(sys.argv[1])], hook=sys.argv[2])):
+with still(Stillness([Path(sys.argv[1])], hook=sys.argv[2], seconds=600)):
     print("held", flush=True)
     sys.stdin.read()
 """
-"""Holds a file system still until its standard input ends, as the command line does until the daemon answers."""
+"""Holds a file system still until its standard input ends, as the command line does until the daemon answers. No time-out would end that within the test."""
 
 
 @pytest.fixture
@@ -171,6 +171,19 @@ def test_whoever_is_ended_leaves_nothing_frozen(folder: Path, tmp_path: Path, ho
         holder.stderr.read()
         assert not was_frozen(folder)
         assert log.read_text() == "before\nafter\n"
+
+
+def test_a_hook_does_not_keep_who_is_ended(folder: Path) -> None:
+    hook = "echo $CDP_HOOK; [ $CDP_HOOK = after ] || sleep 1000"
+    command = [sys.executable, "-c", HOLDER, str(folder), hook]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as holder:
+        assert holder.stderr is not None
+        assert holder.stderr.readline() == b"before\n"
+        holder.send_signal(signal.SIGTERM)
+        assert holder.wait(60) == 128 + signal.SIGTERM
+        # Its end comes when nobody can write to it any more: the hook is gone, too.
+        assert holder.stderr.read() == b"after\n"
+    assert not was_frozen(folder)
 
 
 def test_the_time_out_thaws(folder: Path) -> None:
