@@ -131,7 +131,7 @@ class _Daemon:
         self._store = LocalStore(
             settings.store, self._table, self._scratch, self._attachments, settings.configuration.retention
         )
-        self._groups = GroupKeeper(self._store.groups, self._table)
+        self._groups = GroupKeeper(catalog, self._store.groups, self._table)
         tls = settings.configuration.tls
         self._security = None if tls.mode is Tls.OFF else TlsSecurity(tls, self._exports)
         self._listening = tuple(sockets.uri(listener, tls=tls.mode is Tls.REQUIRE) for listener in listeners)

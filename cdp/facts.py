@@ -145,7 +145,7 @@ class BookmarkFacts:
     """Never given up for space."""
     expires_stamp: int | None = None
     """When it goes by itself; None: never."""
-    cut_stamp: int | None = None
+    common_stamp: int | None = None
     """For one of a group's bookmarks: the instant of all its volumes, at or after `stamp`."""
 
 

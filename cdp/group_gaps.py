@@ -1,7 +1,7 @@
 """Where a group of volumes has no common instant (docs/decisions/0012-groups.md).
 
-One clock stamps all volumes of a daemon, each write later than every write that was answered before it came: a stamp is a consistent cut
-across them, except where
+One clock stamps all volumes of a daemon, each write later than every write that was answered before it came: a stamp is one consistent instant
+of all, except where
 
 - a run of the daemon did not end cleanly: the volume may lack anything that was stamped after its last kept record, until it was opened again;
 - the clock went back by more than a second: a time that was passed twice names two states;
@@ -19,7 +19,10 @@ from dataclasses import dataclass, replace
 
 from cdp.facts import EventFacts
 from cdp.group_files import Gap, Group, Pending, with_gaps
+from cdp.when import SECOND
 
+CLOCK_STEP_MAX = SECOND
+"""A clock that went back further begins a clock epoch (native/engine/src/options.rs)."""
 CRASH = "crash"
 CLOCK = "clock"
 ROLLBACK = "rollback"
@@ -72,6 +75,15 @@ def _first_lost(member: Member, last_lsn: object, recovered: int) -> int:
         # A note of a later run says nothing of this one, and would lie behind the recovery.
         kept = safe if kept is None else max(kept, safe)
     return 0 if kept is None else kept + 1
+
+
+def set_back(members: Sequence[Member], now: int) -> Gap | None:
+    """The gap of a clock that went back while no daemon ran: what is stamped from now on may lie before what there is."""
+    newest = max(members, key=lambda member: member.latest)
+    # Less is made up for: stamps go on behind the newest one.
+    if newest.latest <= now + CLOCK_STEP_MAX:
+        return None
+    return Gap(now, newest.latest + 1, CLOCK, newest.id)
 
 
 def open_gaps(pending: Pending | None, members: Iterable[Member]) -> list[tuple[int, str, str | None]]:

@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,8 +17,19 @@ from cdp import marks
 from cdp.errors import CdpError, Invalid, NotFound
 from cdp.facts import BookmarkFacts
 from cdp.group_facts import GroupBookmarkFacts, GroupGapFacts
-from cdp.group_files import Gap, Group
-from cdp.group_gaps import CLOCK, CRASH, ROLLBACK, Member, covering, learned, open_gaps, whole_from, whole_until
+from cdp.group_files import Gap, Group, with_gaps
+from cdp.group_gaps import (
+    CLOCK,
+    CRASH,
+    ROLLBACK,
+    Member,
+    covering,
+    learned,
+    open_gaps,
+    set_back,
+    whole_from,
+    whole_until,
+)
 from cdp.when import Ago, At, AtBookmark, AtLsn, Latest, Moment, Oldest, When, rfc3339
 
 if TYPE_CHECKING:
@@ -34,7 +46,7 @@ _WHY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Common:
     """A common instant: the stamp, and each volume's own instant, in the order of the group's volumes."""
 
     stamp: int
@@ -56,8 +68,11 @@ class Standing:
         self._newest = max(self._from, *(member.latest for member in members))
 
     def learn(self, group: Group) -> Group:
-        """The group with what its volumes' journals tell."""
-        return learned(group, self._members)
+        """The group with what its volumes' journals tell, and the clock."""
+        known = learned(group, self._members)
+        now = time.time_ns()
+        gap = set_back(self._members, now)
+        return known if gap is None or covering(known.gaps, now) else with_gaps(known, (*known.gaps, gap))
 
     @property
     def oldest(self) -> int | None:
@@ -81,13 +96,13 @@ class Standing:
         found = [_common(marks_of) for marks_of in self._named().values()]
         return tuple(sorted((mark for mark in found if mark is not None), key=lambda mark: (mark.stamp, mark.name)))
 
-    def resolve(self, wanted: When, now: int) -> Cut:
+    def resolve(self, wanted: When, now: int) -> Common:
         """The common instant that `wanted` names at the time `now`. NotFound with the reason and what can be had instead; Invalid for an LSN."""
         match wanted:
             case Latest():
-                return self._cut(self._at(self._newest, "latest"))
+                return self._look_up(self._at(self._newest, "latest"))
             case Oldest():
-                return self._cut(self._at(whole_from(self._gaps, self._from), "oldest"))
+                return self._look_up(self._at(whole_from(self._gaps, self._from), "oldest"))
             case AtLsn():
                 raise Invalid(f"{wanted} is a record of one volume: name an instant of a group by a time or a bookmark")
             case AtBookmark(name):
@@ -97,14 +112,14 @@ class Standing:
             case At(stamp):
                 return self._time(stamp, now, rfc3339(stamp))
 
-    def _time(self, stamp: int, now: int, text: str) -> Cut:
+    def _time(self, stamp: int, now: int, text: str) -> Common:
         if stamp > max(now, self._newest):
             raise NotFound(f"{self.group.name}: {text} lies in the future: it is {rfc3339(now)} now; {self._reach()}")
         for mark in self.bookmarks():
             # Its instants are kept, whatever else of that time was given up.
             if mark.stamp == stamp:
                 return self._bookmarked(mark.name)
-        return self._cut(self._at(stamp, text))
+        return self._look_up(self._at(stamp, text))
 
     def _at(self, stamp: int, text: str) -> int:
         gap = covering(self._gaps, stamp)
@@ -119,16 +134,16 @@ class Standing:
             )
         return stamp
 
-    def _cut(self, stamp: int) -> Cut:
+    def _look_up(self, stamp: int) -> Common:
         instants = []
         for volume in self.volumes:
             try:
                 instants.append(volume.native.instant_at(stamp))
             except NotFound as error:
                 raise NotFound(f"{volume.entry.name}: {error}") from error
-        return Cut(stamp, tuple(instants))
+        return Common(stamp, tuple(instants))
 
-    def _bookmarked(self, name: str) -> Cut:
+    def _bookmarked(self, name: str) -> Common:
         have = self._named().get(name, {})
         mark = _common(have)
         if mark is None:
@@ -145,7 +160,7 @@ class Standing:
                 f"{self.group.name} has no bookmark {name!r} of all its volumes{why}{known and '; it has ' + known}"
             )
         lsns = [(volume, have[volume.entry.id]) for volume in self.volumes]
-        return Cut(mark.stamp, tuple(volume.native.instant_of_lsn(it.lsn) for volume, it in lsns if it is not None))
+        return Common(mark.stamp, tuple(volume.native.instant_of_lsn(it.lsn) for volume, it in lsns if it is not None))
 
     def _named(self) -> dict[str, dict[str, BookmarkFacts | None]]:
         """By name and volume ID; a volume that has no such name has None."""
@@ -175,13 +190,13 @@ class Standing:
 
 
 def _common(have: Mapping[str, BookmarkFacts | None]) -> GroupBookmarkFacts | None:
-    """The bookmark of the group, if all volumes have the name at one cut."""
+    """The bookmark of the group, if all volumes have the name at one stamp."""
     found = list(have.values())
-    cuts = {None if mark is None else mark.cut_stamp for mark in found}
+    stamps = {None if mark is None else mark.common_stamp for mark in found}
     first = found[0] if found else None
-    if first is None or first.cut_stamp is None or len(cuts) != 1:
+    if first is None or first.common_stamp is None or len(stamps) != 1:
         return None
-    return GroupBookmarkFacts(first.name, first.cut_stamp, first.held, first.expires_stamp)
+    return GroupBookmarkFacts(first.name, first.common_stamp, first.held, first.expires_stamp)
 
 
 def _exact_from(volume: OpenVolume) -> int:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import trio
 
+from cdp.catalog import Catalog
 from cdp.errors import CdpError
 from cdp.group_files import Group
 from cdp.group_instants import member
@@ -35,7 +36,8 @@ IDLE_SECONDS = 60.0
 class GroupKeeper:
     """What is done at the daemon's start, and again and again. What goes wrong is logged, once for each cause."""
 
-    def __init__(self, groups: LocalGroups, table: Table) -> None:
+    def __init__(self, catalog: Catalog, groups: LocalGroups, table: Table) -> None:
+        self._catalog = catalog
         self._groups = groups
         self._table = table
         self._noted: dict[str, tuple[float, dict[str, int]]] = {}
@@ -44,6 +46,10 @@ class GroupKeeper:
     def begin(self) -> None:
         """Opens the volumes of all groups, so that what a crash left has its gap, and the gap its end, before the first client writes."""
         for group in self._groups.files.groups():
+            for volume_id in group.volumes:
+                # One that cannot be opened is told of in the log, and keeps the others from nothing.
+                with suppress(CdpError), self._table.writing(self._catalog.get(volume_id)):
+                    pass
             try:
                 self._groups.complete(group.id)
             except CdpError as error:

@@ -33,7 +33,7 @@ from cdp.group_facts import (
 )
 from cdp.group_files import DamagedGroup, Gap, Group, GroupFiles, Pending, with_gaps
 from cdp.group_gaps import ROLLBACK, Member, learned
-from cdp.group_instants import Cut, Standing
+from cdp.group_instants import Common, Standing
 from cdp.names import check_name
 from cdp.volume import OpenVolume, instant_facts
 from cdp.when import At, AtLsn, Moment, When, rfc3339
@@ -153,17 +153,17 @@ class LocalGroups:
     def resolve(self, group: str, wanted: When) -> GroupInstantFacts:
         found = self.files.find(group)
         with self._standing(found) as now:
-            cut = now.resolve(wanted, time.time_ns())
+            common = now.resolve(wanted, time.time_ns())
             volumes = tuple(
                 GroupVolumeInstantFacts(
                     id=volume.entry.id,
                     volume=volume.entry.name,
-                    export=f"{volume.entry.name}@{rfc3339(cut.stamp)}",
+                    export=f"{volume.entry.name}@{rfc3339(common.stamp)}",
                     instant=instant_facts(instant),
                 )
-                for volume, instant in zip(now.volumes, cut.instants, strict=True)
+                for volume, instant in zip(now.volumes, common.instants, strict=True)
             )
-            return GroupInstantFacts(found.name, cut.stamp, volumes)
+            return GroupInstantFacts(found.name, common.stamp, volumes)
 
     def bookmark(
         self, group: str, name: str, at: When, *, force: bool, held: bool = False, expires_stamp: int | None = None
@@ -171,15 +171,15 @@ class LocalGroups:
         check_name(name, "bookmark")
         with self.changing, self._whole(group) as now:
             _refuse_unfinished(now.group)
-            cut = now.resolve(at, time.time_ns())
+            common = now.resolve(at, time.time_ns())
             taken = [volume.entry.name for volume in now.volumes if _mark(volume, name) is not None]
             if taken and not force:
                 raise Invalid(f"there is a bookmark {name!r} already, on {', '.join(taken)}")
-            pending = Pending(BOOKMARK, cut.stamp, cut.stamp, _lsns(now, cut), name, held, expires_stamp)
+            pending = Pending(BOOKMARK, common.stamp, common.stamp, _lsns(now, common), name, held, expires_stamp)
             with self._noted(now, pending) as undo:
                 for volume in now.volumes:
                     _name(volume, pending, undo)
-        return GroupBookmarkFacts(name, cut.stamp, held, expires_stamp)
+        return GroupBookmarkFacts(name, common.stamp, held, expires_stamp)
 
     def remove_bookmark(self, group: str, name: str) -> GroupBookmarkFacts:
         with self.changing, self._whole(group) as now:
@@ -187,28 +187,28 @@ class LocalGroups:
             if not having:
                 raise NotFound(f"no volume of {now.group.name} has a bookmark {name[:200]!r}")
             first, *_ = [volume.remove_bookmark(name) for volume in having]
-        return GroupBookmarkFacts(name, first.cut_stamp or first.stamp, first.held, first.expires_stamp)
+        return GroupBookmarkFacts(name, first.common_stamp or first.stamp, first.held, first.expires_stamp)
 
     def rollback(self, group: str, to: When | None, *, force: bool) -> GroupRollbackFacts:
         with self.changing, self._whole(group) as now, ExitStack() as barred:
             wanted = to if to is not None else _before_newest(now.group)
             for volume in now.volumes:
                 self._attaching.refuse(volume.entry.id, "rolled back")
-            cut = now.resolve(wanted, time.time_ns())
+            common = now.resolve(wanted, time.time_ns())
             ended = [barred.enter_context(self._opener.quiet(volume.entry, force=force)) for volume in now.volumes]
             # Nobody writes any more: the newest stamp is the instant before the rollback. One that was begun and not completed began earlier.
             unfinished = now.group.pending
             begun = _newest(now) if unfinished is None else unfinished.begun
-            with self._noted(now, Pending(ROLLBACK, cut.stamp, begun, _lsns(now, cut))) as undo:
+            with self._noted(now, Pending(ROLLBACK, common.stamp, begun, _lsns(now, common))) as undo:
                 done = [
                     _roll_back(volume, instant, count, undo)
-                    for volume, instant, count in zip(now.volumes, cut.instants, ended, strict=True)
+                    for volume, instant, count in zip(now.volumes, common.instants, ended, strict=True)
                 ]
             for volume in now.volumes:
                 # A size is an instant's, too. It is a note for listings: the next opening sets it right.
                 with suppress(CdpError):
                     self._opener.renamed(self._catalog.note_size(volume.entry, volume.native.size))
-        return GroupRollbackFacts(now.group.name, cut.stamp, begun, tuple(done))
+        return GroupRollbackFacts(now.group.name, common.stamp, begun, tuple(done))
 
     def refuse(self, volume_id: str, done: str) -> None:
         """Busy if a volume belongs to a group; `done`: what was to be done to it."""
@@ -244,7 +244,7 @@ class LocalGroups:
         """What a kill left of a bookmark: it gets to the volumes that lack it, or goes from all if an instant of it is gone."""
         undo: Undos = []
         lacking = [
-            it for it in now.volumes if (mark := _mark(it, pending.name)) is None or mark.cut_stamp != pending.stamp
+            it for it in now.volumes if (mark := _mark(it, pending.name)) is None or mark.common_stamp != pending.stamp
         ]
         try:
             for volume in lacking:
@@ -252,7 +252,7 @@ class LocalGroups:
                     _name(volume, pending, undo)
         except (NotFound, Invalid):
             for volume in now.volumes:
-                if (mark := _mark(volume, pending.name)) is not None and mark.cut_stamp == pending.stamp:
+                if (mark := _mark(volume, pending.name)) is not None and mark.common_stamp == pending.stamp:
                     volume.remove_bookmark(pending.name)
 
     @contextmanager
@@ -342,7 +342,7 @@ def _name(volume: OpenVolume, pending: Pending, undo: Undos) -> None:
         force=True,
         held=pending.held,
         expires_stamp=pending.expires,
-        cut_stamp=pending.stamp,
+        common_stamp=pending.stamp,
     )
     undo.append(partial(_name_back, volume, pending.name, before))
 
@@ -357,7 +357,7 @@ def _name_back(volume: OpenVolume, name: str, before: BookmarkFacts | None) -> N
             force=True,
             held=before.held,
             expires_stamp=before.expires_stamp,
-            cut_stamp=before.cut_stamp,
+            common_stamp=before.common_stamp,
         )
 
 
@@ -372,8 +372,8 @@ def _mark(volume: OpenVolume, name: str) -> BookmarkFacts | None:
     return next((mark for mark in volume.bookmarks() if mark.name == name), None)
 
 
-def _lsns(now: Standing, cut: Cut) -> dict[str, int]:
-    return {volume.entry.id: instant.lsn for volume, instant in zip(now.volumes, cut.instants, strict=True)}
+def _lsns(now: Standing, common: Common) -> dict[str, int]:
+    return {volume.entry.id: instant.lsn for volume, instant in zip(now.volumes, common.instants, strict=True)}
 
 
 def _newest(now: Standing) -> int:

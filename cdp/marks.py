@@ -2,7 +2,7 @@
 
     {"type": "bookmark", "name": NAME, "lsn": N, "stamp": STAMP}     the newest of a name counts; may also have
                                                                      "held": true, "expires": STAMP and
-                                                                     "cut": STAMP (of a group of volumes)
+                                                                     "common": STAMP (of a group of volumes)
     {"type": "bookmark-removed", "name": NAME}
     {"type": "event", "event": WHAT, …}
 
@@ -29,11 +29,11 @@ def bookmark_record(
     *,
     held: bool = False,
     expires_stamp: int | None = None,
-    cut_stamp: int | None = None,
+    common_stamp: int | None = None,
 ) -> bytes:
     """The record that names an instant."""
     record = {"type": "bookmark", "name": name, "lsn": lsn, "stamp": stamp}
-    more = {"held": held or None, "expires": expires_stamp, "cut": cut_stamp}
+    more = {"held": held or None, "expires": expires_stamp, "common": common_stamp}
     return _encode({**record, **{key: value for key, value in more.items() if value is not None}})
 
 
@@ -59,7 +59,9 @@ def bookmarks(controls: Iterable[Control]) -> dict[str, BookmarkFacts]:
             found.pop(name, None)
         elif record.get("type") == "bookmark" and isinstance(lsn, int) and isinstance(stamp, int):
             held = record.get("held") is True
-            found[name] = BookmarkFacts(name, lsn, stamp, made, held, _stamp(record, "expires"), _stamp(record, "cut"))
+            found[name] = BookmarkFacts(
+                name, lsn, stamp, made, held, _stamp(record, "expires"), _stamp(record, "common")
+            )
     return found
 
 

@@ -106,7 +106,7 @@ class OpenVolume:
         force: bool = False,
         held: bool = False,
         expires_stamp: int | None = None,
-        cut_stamp: int | None = None,
+        common_stamp: int | None = None,
     ) -> BookmarkFacts:
         """Names an instant, durably. Invalid if the name is in use and `force` does not say to move it, or if it would expire at once."""
         check_name(name, "bookmark")
@@ -121,10 +121,10 @@ class OpenVolume:
                     f"{self.entry.name} has a bookmark {name!r} already, at lsn:{taken.lsn} ({when.rfc3339(taken.stamp)})"
                 )
             record = marks.bookmark_record(
-                name, instant.lsn, instant.stamp, held=held, expires_stamp=expires_stamp, cut_stamp=cut_stamp
+                name, instant.lsn, instant.stamp, held=held, expires_stamp=expires_stamp, common_stamp=common_stamp
             )
             made = self.native.instant_of_lsn(self.native.append_control(record)).stamp
-            mark = BookmarkFacts(name, instant.lsn, instant.stamp, made, held, expires_stamp, cut_stamp)
+            mark = BookmarkFacts(name, instant.lsn, instant.stamp, made, held, expires_stamp, common_stamp)
             self._bookmarks = {**self._bookmarks, name: mark}
             return mark
 

@@ -51,7 +51,7 @@ pub trait Storage: Send + Sync {
     /// Takes the one writer's lock; WouldBlock if another holds it. It dies with the process or the value.
     fn lock(&self) -> io::Result<Box<dyn Lock>>;
     /// CLOCK_REALTIME in nanoseconds since 1970. On the real machine no two calls of a process get the same, and later ones get more unless the clock
-    /// steps back: an instant is a consistent cut across all volumes of a process (docs/decisions/0012-groups.md).
+    /// steps back: a time is one consistent instant of all volumes of a process (docs/decisions/0012-groups.md).
     fn now(&self) -> u64;
     /// From here on `now` gives more than this; for stamps of earlier processes.
     fn pass(&self, _stamp: u64) {}
