@@ -38,7 +38,10 @@ class Served:
     """The application on a loopback TCP port, in a thread."""
 
     def __init__(self, app: FastAPI) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        # The server closes it: a second owner would close whatever got its number since.
+        self._descriptor = listener.detach()
         self._stop = trio.Event()
         self._ready = threading.Event()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -46,14 +49,10 @@ class Served:
         self._thread.start()
         assert self._ready.wait(30)
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
     async def _run(self, app: FastAPI) -> None:
         self._token = trio.lowlevel.current_trio_token()
         config = Config()
-        config.bind = [f"fd://{self._listener.fileno()}"]
+        config.bind = [f"fd://{self._descriptor}"]
         config.graceful_timeout = 1
         config.loglevel = "WARNING"
         async with trio.open_nursery() as nursery:
