@@ -40,6 +40,7 @@ from cdp.control.api import control_app
 from cdp.errors import CdpError, Invalid, Io
 from cdp.exports import StoreExports
 from cdp.facts import HealthFacts
+from cdp.group_keeping import GroupKeeper, keep_groups
 from cdp.keeping import keep_volumes
 from cdp.metrics.families import DaemonCollector
 from cdp.metrics.figures import Gatherer
@@ -131,6 +132,7 @@ class _Daemon:
         self._store = LocalStore(
             settings.store, self._table, self._scratch, self._attachments, settings.configuration.retention
         )
+        self._groups = GroupKeeper(catalog, self._store.groups, self._table)
         tls = settings.configuration.tls
         self._security = None if tls.mode is Tls.OFF else TlsSecurity(tls, self._exports)
         self._listening = tuple(sockets.uri(listener, tls=tls.mode is Tls.REQUIRE) for listener in listeners)
@@ -149,6 +151,7 @@ class _Daemon:
         stop_control = trio.Event()
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
+                await trio.to_thread.run_sync(self._groups.begin)
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
                 await trio.to_thread.run_sync(self._attachments.resume)
@@ -219,7 +222,9 @@ class _Daemon:
 
     async def _keep(self, scope: trio.CancelScope) -> None:
         with scope:
-            await keep_volumes(self._catalog, self._table)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep_volumes, self._catalog, self._table)
+                nursery.start_soon(keep_groups, self._groups)
 
     def _http_settings(self) -> Config:
         settings = Config()

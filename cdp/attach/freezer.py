@@ -225,7 +225,9 @@ def hold(order: dict[str, Any], watch: Watch) -> None:
         hook.before(watch)
         deadline = time.monotonic() + seconds
         frozen.begin()
-        watch.wait(frozen.finished, deadline, f"nothing was frozen within {seconds:g} s: a device does not answer")
+        watch.wait(
+            frozen.finished, deadline, f"not everything was frozen within {seconds:g} s: a device does not answer"
+        )
         if frozen.failure is not None:
             raise frozen.failure
         tell("held")

@@ -38,7 +38,10 @@ class Served:
     """The application on a loopback TCP port, in a thread."""
 
     def __init__(self, app: FastAPI) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        # The server closes it: a second owner would close whatever got its number since.
+        self._descriptor = listener.detach()
         self._stop = trio.Event()
         self._ready = threading.Event()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -46,14 +49,10 @@ class Served:
         self._thread.start()
         assert self._ready.wait(30)
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
     async def _run(self, app: FastAPI) -> None:
         self._token = trio.lowlevel.current_trio_token()
         config = Config()
-        config.bind = [f"fd://{self._listener.fileno()}"]
+        config.bind = [f"fd://{self._descriptor}"]
         config.graceful_timeout = 1
         config.loglevel = "WARNING"
         async with trio.open_nursery() as nursery:
@@ -78,6 +77,7 @@ def api_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with table.writing(catalog.find("disk")) as volume:
         volume.native.write(0, b"x" * 4096)
     local.delete("gone", now=False)
+    local.groups.create("group", ["disk"])
     native = _native.Server(workers=1)
     health = HealthFacts("0", 1, str(store), 0, (), 0, 0, 0, 0)
     metrics = DaemonCollector(Gatherer(catalog, table, native, 0, list).gather)
@@ -94,7 +94,9 @@ def api_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def _mostly_volumes(_: Any, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Random names mean no volume, and would always be refused for that."""
+    """Random names mean no volume and no group, and would always be refused for that."""
+    if parameters and "group" in parameters and len(str(parameters["group"])) % 4:
+        parameters = {**parameters, "group": "group"}
     if parameters and "volume" in parameters:
         chosen = len(str(parameters["volume"])) % (len(NAMES) + 1)
         if chosen < len(NAMES):

@@ -22,7 +22,9 @@ from tests.rig.postgres import DATABASE, Ledger, Postgres, Transaction
 from tests.rig.process import run
 
 VOLUMES = {"data": ("ext4", "384MiB"), "wal": ("xfs", "320MiB")}
+Way = Callable[[str], AbstractContextManager[None]]
 MAKE = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q", "-f")}
+GROUP, FROZEN = "db", "still"
 LEDGER_CLIENTS = 4
 PGBENCH_CLIENTS = 4
 
@@ -47,23 +49,29 @@ class Cluster:
             device = self._devices.attach(volume)
             run(*MAKE[kind], device)
             self._devices.detach(device)
+        self._cdp("group", "create", GROUP, *VOLUMES)
         with self.live():
             self.server.create()
             with self.server.running():
                 self.server.call("pgbench", *self.server.address(), "-i", "-q", "-s", "1", DATABASE)
                 self.ledger.create(self.server)
 
-    def load(self, seconds: int) -> None:
-        """pgbench and the ledger for a time; then the server crashes, and its files are wrecked."""
+    def load(self, seconds: int) -> int:
+        """pgbench and the ledger for a time, and in it a bookmark with everything frozen, whose stamp is returned; then the server crashes, and its files are wrecked."""
+        frozen = [word for mount in self.mounts.values() for word in ("--freeze", mount)]
         with self.live():
             with self.server.running(), self.ledger.writing():
-                clients = ("-c", str(PGBENCH_CLIENTS), "-j", "2")
-                self.server.call("pgbench", *self.server.address(), *clients, "-n", "-T", str(seconds), DATABASE)
+                words = (*self.server.address(), "-c", str(PGBENCH_CLIENTS), "-j", "2", "-n", "-T", str(seconds))
+                with self.server.begin("pgbench", *words, DATABASE) as pgbench:
+                    bookmark = self._cdp("bookmark", "--group", GROUP, FROZEN, *frozen)
+                    said, _ = pgbench.communicate()
+                assert pgbench.returncode == 0, said
             for mount in self.mounts.values():
                 for file in sorted(mount.rglob("*")):
                     if file.is_file() and not file.is_symlink():
                         file.write_bytes(os.urandom(512))
                 shutil.rmtree(mount / "cluster")
+        return int(bookmark["stamp"])
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -72,28 +80,29 @@ class Cluster:
             yield
 
     @contextmanager
-    def scratch(self, whens: dict[str, str]) -> Iterator[None]:
+    def scratch(self, when: str) -> Iterator[None]:
         """Views that are thrown away, where the live volumes were mounted."""
-        with self._mounted({volume: f"{volume}@{when}+scratch" for volume, when in whens.items()}):
+        told = self._cdp("group", "show", GROUP, "--at", when)["volumes"]
+        with self._mounted({one["volume"]: f"{one['export']}+scratch" for one in told}):
             yield
 
     @contextmanager
-    def restored(self, whens: dict[str, str]) -> Iterator[None]:
-        """Images, written by restores."""
+    def restored(self, when: str) -> Iterator[None]:
+        """Images, written by a restore."""
+        images = self._folder / "images"
+        images.mkdir()
         with ExitStack() as stack:
-            for volume, when in whens.items():
-                image = self._folder / f"{volume}.img"
-                self._cdp("restore", volume, "--at", when, "--to", image, "--force")
-                stack.callback(image.unlink)
-                run("mount", "-o", "loop", image, self.mounts[volume])
+            stack.callback(shutil.rmtree, images)
+            self._cdp("restore", "--group", GROUP, "--at", when, "--to", images)
+            for volume in VOLUMES:
+                run("mount", "-o", "loop", images / f"{volume}.img", self.mounts[volume])
                 stack.callback(run, "umount", self.mounts[volume])
             yield
 
     @contextmanager
-    def rolled_back(self, whens: dict[str, str]) -> Iterator[None]:
+    def rolled_back(self, when: str) -> Iterator[None]:
         """The live volumes, taken back."""
-        for volume, when in whens.items():
-            self._cdp("rollback", volume, "--to", when)
+        self._cdp("rollback", "--group", GROUP, "--to", when)
         with self.live():
             yield
 
@@ -155,20 +164,20 @@ def cluster(daemon: Daemon) -> Iterator[Cluster]:
 
 
 def restore_at_random(cluster: Cluster, rng: random.Random, instants: int, seconds: int) -> None:
-    cluster.load(seconds)
+    """Looks at so many instants of a load, and at the bookmark in it."""
+    frozen = cluster.load(seconds)
     heard = [it.acknowledged for it in cluster.ledger.transactions if it.acknowledged is not None]
+    print(f"{len(heard)} transactions acknowledged in {(max(heard) - min(heard)) / 1e9:.1f} s")
     wanted = sorted(rng.randrange(min(heard), max(heard)) for _ in range(instants))
-    ways: list[Callable[[dict[str, str]], AbstractContextManager[None]]] = [cluster.scratch] * instants
-    for number in range(instants):
-        if number % 5 == 1:
-            ways[number] = cluster.restored
+    ways: list[Way] = [cluster.restored if number % 5 == 1 else cluster.scratch for number in range(instants)]
     # The last: what is live now is looked at no more.
     ways[-1] = cluster.rolled_back
-    print(f"{len(heard)} transactions acknowledged in {(max(heard) - min(heard)) / 1e9:.1f} s")
-    for instant, way in zip(wanted, ways, strict=True):
-        with way(dict.fromkeys(VOLUMES, spell(instant))):
+    looks: list[tuple[str, int, Way]] = [(f"bookmark:{FROZEN}", frozen, cluster.scratch)]
+    looks += [(spell(instant), instant, way) for instant, way in zip(wanted, ways, strict=True)]
+    for when, instant, way in looks:
+        with way(when):
             before, open_, late = cluster.check(instant)
-        print(f"{spell(instant)} {way.__name__}: {before} acknowledged before, {open_} under way, {late} of them there")
+        print(f"{when} {way.__name__}: {before} acknowledged before, {open_} under way, {late} of them there")
 
 
 def test_postgresql_at_random_instants(cluster: Cluster, rng: random.Random) -> None:

@@ -115,6 +115,9 @@ impl Volume {
         begun.inspect(|&begun| self.haste.appended(bytes, begun));
         batch.iter().for_each(|request| self.haste.count(request));
         writer.run_ahead(&meta.header, self.gate.meter.segment_bytes());
+        if !self.gate.meter.is_disk_full() {
+            writer.allocate(self.gate.meter.segment_bytes());
+        }
         if self.gate.meter.appended(writer.segment.id.0, writer.offset()) {
             self.background.call();
         }
@@ -232,7 +235,7 @@ impl Volume {
 
     /// The content of one sector as the records before left it.
     fn read_edge(&self, sector: u64, content: &mut [u8]) -> Result<()> {
-        let faults = self.read(crate::index::map::At::Live, sector * SECTOR, content)?;
+        let faults = self.read(crate::index::map::At::Live, sector * SECTOR, content, None)?;
         match faults.first() {
             None => Ok(()),
             Some(fault) => {

@@ -13,7 +13,7 @@ use crate::units::SECTOR;
 /// Bytes of a write from which on it may be stored as it is. The index of smaller ones is not that much smaller than they are.
 pub const LARGE: usize = 32 << 10;
 /// Of so many large writes one is compressed all the same, to know what that would take.
-const PROBE: u64 = 16;
+const PROBE: u64 = 64;
 /// A mean follows the newest value by this part.
 const NEWS: u64 = 8;
 /// Fractions of a nanosecond that costs are kept in.
@@ -92,10 +92,10 @@ mod tests {
         haste.compressed(65536, 32768, ago(100));
         assert_eq!(asked(&haste), 0, "nothing is known of the disk");
         haste.appended(65536, ago(20));
-        assert_eq!(asked(&haste), 15, "a fast disk, and one in sixteen is compressed");
+        assert_eq!(asked(&haste), 63, "a fast disk, and one in sixty-four is compressed");
         (0..64).for_each(|_| haste.appended(65536, ago(2000)));
         assert_eq!(asked(&haste), 0, "a slow disk");
         (0..64).for_each(|_| haste.compressed(65536, 65536, ago(100)));
-        assert_eq!(asked(&haste), 15, "what does not shrink");
+        assert_eq!(asked(&haste), 63, "what does not shrink");
     }
 }

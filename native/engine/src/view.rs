@@ -74,11 +74,28 @@ impl View {
     /// Fills `buffer` with the bytes from `offset` on; any offset and length inside `size`, else Invalid.
     /// Damage does not end the read: what could not be had is zeroed and named, in ascending order.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<Vec<Fault>> {
+        self.read_or_wait(offset, buffer, None)
+    }
+
+    /// The same, and calls `before_wait` once if the disk is to be waited for: the time to [`View::prefetch`] what will be read next.
+    pub fn read_or_wait(
+        &self,
+        offset: u64,
+        buffer: &mut [u8],
+        before_wait: Option<&mut dyn FnMut()>,
+    ) -> Result<Vec<Fault>> {
         self.check(offset, buffer.len() as u64)?;
-        let faults = self.volume.read(self.at, offset, buffer)?;
+        let faults = self.volume.read(self.at, offset, buffer, before_wait)?;
         // Taken away while it was read, the bytes may be those of an older version.
         self.check_held()?;
         Ok(faults)
+    }
+
+    /// Begins to fetch from the disk what a read of these bytes will want, as far as there is such a range. Nothing depends on it.
+    pub fn prefetch(&self, offset: u64, bytes: u64) {
+        if self.check(offset, bytes).is_ok() {
+            self.volume.prefetch(self.at, offset, bytes);
+        }
     }
 
     /// At most `most` extents that cover `offset..offset + bytes` from its beginning, neighbours merged. The last one may end early

@@ -10,21 +10,38 @@ pub(crate) struct Window {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
+    /// Bytes from `start` on whose requests were foreseen; it may reach beyond `end`, into a payload that is still to come.
+    foreseen: usize,
 }
 
 impl Window {
-    fn new() -> Window {
-        Window { buffer: vec![0; WINDOW].into_boxed_slice(), start: 0, end: 0 }
+    pub(crate) fn new() -> Window {
+        Window { buffer: vec![0; WINDOW].into_boxed_slice(), start: 0, end: 0, foreseen: 0 }
     }
 
     pub(crate) fn unread(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
+    /// What nobody has looked ahead at yet.
+    pub(crate) fn unforeseen(&self) -> &[u8] {
+        self.unread().get(self.foreseen..).unwrap_or_default()
+    }
+
+    pub(crate) fn foresee(&mut self, bytes: usize) {
+        self.foreseen = self.foreseen.saturating_add(bytes);
+    }
+
+    /// The next unread byte begins a request, whatever came between.
+    pub(crate) fn forget_foreseen(&mut self) {
+        self.foreseen = 0;
+    }
+
     /// Takes the first `bytes` away.
     pub(crate) fn advance(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.end - self.start);
         self.start += bytes;
+        self.foreseen = self.foreseen.saturating_sub(bytes);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -33,7 +50,7 @@ impl Window {
     /// Begins a turn with what the session kept, at most WINDOW bytes.
     pub(crate) fn load(&mut self, kept: &[u8]) {
         self.buffer[..kept.len()].copy_from_slice(kept);
-        (self.start, self.end) = (0, kept.len());
+        (self.start, self.end, self.foreseen) = (0, kept.len(), 0);
     }
 
     /// Room for at most `most` more bytes, behind what is unread.

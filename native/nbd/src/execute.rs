@@ -3,10 +3,12 @@
 //! Invariants. A write enters the batch only when its whole payload has come. What was admitted earlier in the turn
 //! is committed before anything is read.
 
+use std::io::IoSlice;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cdp_engine::{Change, Extent, Result, View, Zeroing};
 
+use crate::foresight::foresee;
 use crate::memory::Hold;
 use crate::read::Reading;
 use crate::reply::{errno_of, To};
@@ -108,14 +110,27 @@ impl Turn<'_> {
 
     fn read(&mut self, to: To, offset: u64, length: u64, df: bool, hold: Option<Hold>) {
         self.commit();
+        let (session, core, facts, mut sent) = (self.session, self.core, &self.facts, 0);
+        let window = &mut self.desk.window;
         let mut reading = Reading {
-            voice: self.session.agreement.voice,
+            voice: session.agreement.voice,
             to,
-            view: &self.session.view,
+            view: &session.view,
             outbox: &mut self.state.outbox,
             spares: &mut self.desk.spares,
+            // Whatever is wrong with the connection, the next send says it again.
+            send: &mut |outbox, spares| {
+                let send = |slices: &[IoSlice<'_>]| session.socket.send(slices, core.has_idle_workers());
+                sent += outbox.send(spares, send).unwrap_or(0);
+            },
+            before_wait: &mut || {
+                let (extended, size) = (session.agreement.voice.extended, facts.size);
+                foresee(window, extended, size, |offset, bytes| session.view.prefetch(offset, bytes));
+            },
         };
         let good = reading.run(offset, length, df);
+        self.state.sent += sent as u64;
+        session.counters.bytes_out.fetch_add(sent as u64, Relaxed);
         if let Some(hold) = hold {
             self.state.outbox.attach(hold);
         }

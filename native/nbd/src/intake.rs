@@ -117,6 +117,7 @@ impl Turn<'_> {
         let length = command.payload() as usize;
         self.spill = false;
         self.desk.window.advance(head);
+        self.desk.window.forget_foreseen();
         let fill = Fill { to, command, buffer: Vec::with_capacity(length), length, mark: None, hold };
         self.state.intake = Intake::Fill(Box::new(fill));
     }

@@ -8,6 +8,7 @@ mod aside;
 mod batch;
 mod desk;
 mod execute;
+mod foresight;
 mod intake;
 mod memory;
 mod outbox;

@@ -1,8 +1,8 @@
 //! What is still to be sent, in order.
 //!
 //! Invariants. Bytes leave in the order in which they came in. An empty outbox owns no buffer. Small replies share
-//! buffers of `STAGE` bytes, which a worker lends and gets back; a large reply has its own, and the hold of its
-//! memory is dropped with it.
+//! buffers of `STAGE` bytes, which a worker lends and gets back, as it does those for the chunks of a large one; a reply that is larger still has its own. The hold of a
+//! reply's memory is dropped when the last of it was sent.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -11,23 +11,43 @@ use crate::memory::Hold;
 
 /// Bytes of a lent buffer.
 const STAGE: usize = 64 << 10;
-/// Buffers that a worker keeps for the next session.
+/// Bytes of a chunk of a large reply. What is made and sent in steps of this stays in the processor's cache meanwhile, and the client takes one while the next is made.
+pub(crate) const CHUNK: usize = 128 << 10;
+/// Bytes of a lent buffer for one: with room for its head.
+const CHUNK_STAGE: usize = CHUNK + 64;
+/// Buffers that a worker keeps for the next session, and of those for chunks.
 const SPARES_MAX: usize = 8;
+const CHUNK_SPARES_MAX: usize = 2;
 /// Slices of one send.
 const SLICES_MAX: usize = 16;
 
 /// A worker's store of lent buffers; their contents mean nothing.
 #[derive(Default)]
-pub(crate) struct Spares(Vec<Vec<u8>>);
+pub(crate) struct Spares {
+    stages: Vec<Vec<u8>>,
+    chunks: Vec<Vec<u8>>,
+}
 
 impl Spares {
-    fn lend(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_else(|| vec![0; STAGE])
+    /// At least so many bytes.
+    fn lend(&mut self, bytes: usize) -> Vec<u8> {
+        if bytes <= STAGE {
+            return self.stages.pop().unwrap_or_else(|| vec![0; STAGE]);
+        }
+        if bytes <= CHUNK_STAGE {
+            return self.chunks.pop().unwrap_or_else(|| vec![0; CHUNK_STAGE]);
+        }
+        vec![0; bytes]
     }
 
     fn take_back(&mut self, buffer: Vec<u8>) {
-        if buffer.len() == STAGE && self.0.len() < SPARES_MAX {
-            self.0.push(buffer);
+        let (kept, most) = match buffer.len() {
+            STAGE => (&mut self.stages, SPARES_MAX),
+            CHUNK_STAGE => (&mut self.chunks, CHUNK_SPARES_MAX),
+            _ => return,
+        };
+        if kept.len() < most {
+            kept.push(buffer);
         }
     }
 }
@@ -56,7 +76,7 @@ impl Outbox {
     pub(crate) fn space(&mut self, bytes: usize, spares: &mut Spares) -> &mut [u8] {
         let fits = self.segments.back().is_some_and(|last| last.buffer.len() - last.filled >= bytes);
         if !fits {
-            let buffer = if bytes <= STAGE { spares.lend() } else { vec![0; bytes] };
+            let buffer = spares.lend(bytes);
             self.segments.push_back(Segment { buffer, sent: 0, filled: 0, hold: None });
         }
         self.unsent += bytes;
@@ -171,7 +191,9 @@ mod tests {
         for step in [1, 7, 4096, STAGE, 1 << 20] {
             let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
             let mut expected = Vec::new();
-            for (index, length) in [16, 4096, STAGE - 16, 300, STAGE + 1, 5, 2].iter().enumerate() {
+            for (index, length) in
+                [16, 4096, STAGE - 16, 300, STAGE + 1, 5, CHUNK + 16, 2, 2 * CHUNK].iter().enumerate()
+            {
                 let bytes = vec![index as u8 + 1; *length];
                 outbox.put(&bytes, &mut spares);
                 expected.extend(bytes);
@@ -184,7 +206,7 @@ mod tests {
             }
             assert!(drain(&mut outbox, &mut spares, step.max(64)) == expected);
             assert!(outbox.segments.is_empty());
-            assert!(spares.0.len() <= SPARES_MAX);
+            assert!(spares.stages.len() <= SPARES_MAX && spares.chunks.len() <= CHUNK_SPARES_MAX);
         }
     }
 }

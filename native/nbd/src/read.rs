@@ -2,13 +2,12 @@
 //!
 //! Invariants. Bytes that could not be read are never sent. Without chunks a damaged range fails the whole request;
 //! with chunks the good pieces are sent, and an ERROR_OFFSET chunk for each damaged range. DF: at most one content
-//! chunk. No chunk carries more than CHUNK_MAX bytes of data.
+//! chunk. Otherwise a chunk carries no more than CHUNK bytes of data, and is sent as soon as it is made.
 
 use cdp_engine::{Error, Fault, View};
 
-use crate::outbox::{Outbox, Spares};
+use crate::outbox::{Outbox, Spares, CHUNK};
 use crate::reply::{errno_of, To, Voice};
-use crate::request::CHUNK_MAX;
 use crate::wire::Errno;
 
 /// Bytes from which on a READ looks for holes: below, the look costs more than the zeros.
@@ -26,6 +25,10 @@ pub(crate) struct Reading<'a> {
     pub(crate) view: &'a View,
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) spares: &'a mut Spares,
+    /// Sends what the client takes without waiting.
+    pub(crate) send: &'a mut dyn FnMut(&mut Outbox, &mut Spares),
+    /// Called before a wait for the disk.
+    pub(crate) before_wait: &'a mut dyn FnMut(),
 }
 
 /// A part of the range that is answered by one chunk, if it can be read.
@@ -36,8 +39,8 @@ struct Piece {
     zero: bool,
 }
 
-/// Joins neighbours of a kind, takes small holes for data, and splits data at CHUNK_MAX.
-fn pieces(offset: u64, length: u64, extents: impl Iterator<Item = (u64, bool)>) -> Vec<Piece> {
+/// Joins neighbours of a kind, takes small holes for data, and cuts data at multiples of `most`.
+fn pieces(offset: u64, length: u64, extents: impl Iterator<Item = (u64, bool)>, most: u64) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     let (mut at, end) = (offset, offset + length);
     for (bytes, zero) in extents.chain(std::iter::once((u64::MAX, false))) {
@@ -52,17 +55,15 @@ fn pieces(offset: u64, length: u64, extents: impl Iterator<Item = (u64, bool)>) 
         }
         at += bytes;
     }
-    pieces.into_iter().flat_map(split).collect()
+    pieces.into_iter().flat_map(|piece| split(piece, most)).collect()
 }
 
-fn split(piece: Piece) -> impl Iterator<Item = Piece> {
-    let step = if piece.zero { piece.bytes } else { CHUNK_MAX };
+/// Cuts at multiples of `most`: payloads end there too, and would be decoded twice if a cut went through them.
+fn split(piece: Piece, most: u64) -> impl Iterator<Item = Piece> {
     let end = piece.offset + piece.bytes;
-    (piece.offset..end).step_by(step as usize).map(move |offset| Piece {
-        offset,
-        bytes: step.min(end - offset),
-        zero: piece.zero,
-    })
+    let behind = move |at: u64| if piece.zero { end } else { (at / most + 1).saturating_mul(most).min(end) };
+    let starts = std::iter::successors(Some(piece.offset), move |&at| Some(behind(at)).filter(|next| *next < end));
+    starts.map(move |offset| Piece { offset, bytes: behind(offset) - offset, zero: piece.zero })
 }
 
 /// The parts of `piece` between the faults.
@@ -112,7 +113,7 @@ impl Reading<'_> {
         let whole = head.len() + length as usize;
         let space = self.outbox.space(whole, self.spares);
         space[..head.len()].copy_from_slice(&head);
-        let outcome = self.view.read(offset, &mut space[head.len()..]);
+        let outcome = self.view.read_or_wait(offset, &mut space[head.len()..], Some(self.before_wait));
         let errno = match outcome {
             Ok(faults) if faults.is_empty() => return true,
             Ok(faults) => errno_of(faults[0].kind),
@@ -130,7 +131,8 @@ impl Reading<'_> {
         } else {
             self.view.extents(offset, length, EXTENTS_MAX).unwrap_or_default()
         };
-        pieces(offset, length, extents.iter().map(|extent| (extent.bytes, extent.zero)))
+        let most = if df { u64::MAX } else { CHUNK as u64 };
+        pieces(offset, length, extents.iter().map(|extent| (extent.bytes, extent.zero)), most)
     }
 
     fn chunks(&mut self, plan: &[Piece], df: bool) -> Result<bool, Error> {
@@ -146,6 +148,9 @@ impl Reading<'_> {
             if !faults.is_empty() {
                 self.damaged(*piece, &faults, df, &mut errors)?;
             }
+            if !last {
+                (self.send)(self.outbox, self.spares);
+            }
         }
         if errors > 0 {
             let end = self.voice.end(self.to);
@@ -160,7 +165,7 @@ impl Reading<'_> {
         let whole = head.len() + piece.bytes as usize;
         let space = self.outbox.space(whole, self.spares);
         space[..head.len()].copy_from_slice(&head);
-        let outcome = self.view.read(piece.offset, &mut space[head.len()..]);
+        let outcome = self.view.read_or_wait(piece.offset, &mut space[head.len()..], Some(self.before_wait));
         if !matches!(&outcome, Ok(faults) if faults.is_empty()) {
             self.outbox.retract(whole, self.spares);
         }
@@ -213,18 +218,19 @@ mod tests {
     fn pieces_cover_the_range_in_order() {
         let extents = [(100, false), (8192, true), (512, true), (50, false)];
         assert_eq!(
-            pieces(10, 20_000, extents.into_iter()),
+            pieces(10, 20_000, extents.into_iter(), MIB),
             [piece(10, 100, false), piece(110, 8192, true), piece(8302, 11_708, false)]
         );
-        assert_eq!(pieces(7, 5, std::iter::empty()), [piece(7, 5, false)]);
-        assert_eq!(pieces(0, 9000, [(9000, true)].into_iter()), [piece(0, 9000, true)]);
+        assert_eq!(pieces(7, 5, std::iter::empty(), MIB), [piece(7, 5, false)]);
+        assert_eq!(pieces(0, 9000, [(9000, true)].into_iter(), MIB), [piece(0, 9000, true)]);
     }
 
     #[test]
-    fn data_is_split_at_the_advertised_maximum_and_holes_are_not() {
-        let all = pieces(1, 64 * MIB, std::iter::empty());
-        assert_eq!(all, [piece(1, 32 * MIB, false), piece(1 + 32 * MIB, 32 * MIB, false)]);
-        let hole = pieces(1, 64 * MIB, [(64 * MIB, true)].into_iter());
+    fn data_is_split_and_holes_are_not() {
+        let all = pieces(1, 64 * MIB, std::iter::empty(), 32 * MIB);
+        assert_eq!(all, [piece(1, 32 * MIB - 1, false), piece(32 * MIB, 32 * MIB, false), piece(64 * MIB, 1, false)]);
+        assert_eq!(pieces(0, MIB, std::iter::empty(), MIB), [piece(0, MIB, false)]);
+        let hole = pieces(1, 64 * MIB, [(64 * MIB, true)].into_iter(), 32 * MIB);
         assert_eq!(hole, [piece(1, 64 * MIB, true)]);
     }
 

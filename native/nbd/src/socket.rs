@@ -61,12 +61,12 @@ impl Socket {
         }
     }
 
-    /// Sends what can be sent without waiting; 0 if that is nothing.
-    pub(crate) fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// Sends what can be sent; 0 if that is nothing. With `wait`, for a short while if the peer is slow to take it. (With TLS there is no waiting.)
+    pub(crate) fn send(&self, slices: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
         if let Some(tls) = &self.tls {
             return tls.lock().send_from(self.fd.as_fd(), slices);
         }
-        match sys::send(self.fd.as_fd(), slices) {
+        match sys::send(self.fd.as_fd(), slices, wait) {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
             other => other,
         }

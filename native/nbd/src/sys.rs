@@ -127,6 +127,7 @@ pub(crate) fn prepare(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<bool> {
         tv_usec: libc::suseconds_t::from(wait.subsec_micros()),
     };
     set_option(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &timeout)?;
     let on: libc::c_int = 1;
     match set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, &on) {
         Ok(()) => Ok(true),
@@ -135,7 +136,7 @@ pub(crate) fn prepare(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<bool> {
     }
 }
 
-fn receive_flags(wait: bool) -> libc::c_int {
+fn wait_flags(wait: bool) -> libc::c_int {
     if wait {
         0
     } else {
@@ -146,7 +147,7 @@ fn receive_flags(wait: bool) -> libc::c_int {
 /// Receives into `buffer`; 0 is the end of the stream.
 pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
     // SAFETY: `buffer` is writable for its length.
-    check_bytes(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), receive_flags(wait)) })
+    check_bytes(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), wait_flags(wait)) })
 }
 
 /// Receives onto the end of `buffer`, at most until its length is `limit`, which its capacity must hold.
@@ -156,20 +157,20 @@ pub(crate) fn receive_more(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, limit: usiz
     let room = &mut buffer.spare_capacity_mut()[..limit - start];
     // SAFETY: the spare capacity is writable, the kernel only writes to it.
     let got =
-        check_bytes(unsafe { libc::recv(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), receive_flags(wait)) })?;
+        check_bytes(unsafe { libc::recv(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), wait_flags(wait)) })?;
     // SAFETY: `got` bytes, at most limit - start, were just written behind `start`.
     unsafe { buffer.set_len(start + got) };
     Ok(got)
 }
 
-/// Sends what the socket takes now, from the slices in their order.
-pub(crate) fn send(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+/// Sends what the socket takes now, from the slices in their order; with `wait`, what it takes within the bound set by [`prepare`].
+pub(crate) fn send(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
     // SAFETY: an all-zero msghdr is valid: no name, no control data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = slices.as_ptr().cast_mut().cast();
     message.msg_iovlen = slices.len() as _;
     // SAFETY: IoSlice has the layout of iovec; sendmsg only reads the slices.
-    check_bytes(unsafe { libc::sendmsg(fd.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+    check_bytes(unsafe { libc::sendmsg(fd.as_raw_fd(), &message, wait_flags(wait) | libc::MSG_NOSIGNAL) })
 }
 
 /// What was sent and the peer has not taken yet: bytes on TCP, on a Unix socket with what they cost the kernel besides. None if the kernel does not tell.

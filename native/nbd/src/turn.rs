@@ -159,7 +159,9 @@ impl<'a> Turn<'a> {
     fn send(&mut self) -> Result<bool, Broken> {
         while self.state.outbox.unsent() > 0 {
             let socket = &self.session.socket;
-            let sent = self.state.outbox.send(&mut self.desk.spares, |slices| socket.send(slices))?;
+            // As with receiving: a change of threads is dearer than a short wait.
+            let wait = self.core.has_idle_workers();
+            let sent = self.state.outbox.send(&mut self.desk.spares, |slices| socket.send(slices, wait))?;
             if sent == 0 {
                 return Ok(false);
             }

@@ -3,6 +3,8 @@
 //! Invariants: only the leader appends; a page that held acknowledged durable bytes is never written again; what a failed append left is
 //! zeroed before a sync or the next batch; what is written ahead is zeros. Roll the segment before a batch that would not fit.
 
+use std::io::{self, IoSlice};
+
 use crate::codec::put_u32;
 use crate::error::{Error, Result};
 use crate::journal::batch::{Entry, Header, Meta, RecordKind, ALIGN, ENTRY_BYTES, HEADER_BYTES};
@@ -17,6 +19,14 @@ const FLUSHES: u32 = 8;
 /// Zeros written ahead at a time. A sync in blocks that are written has nothing of the file's metadata to write, which takes a fifth of its time; more at a
 /// time is a longer wait for who comes first.
 const AHEAD_BYTES: u64 = 1 << 20;
+
+/// From this offset on, blocks are allocated so many bytes at a time, before they are written: one by one, they cost as much as the write. A volume that is hardly used takes none.
+const ALLOCATE_FROM: u64 = 1 << 20;
+pub const ALLOCATE_STEP: u64 = 8 << 20;
+
+/// Payloads of at least so many bytes each, and at most so many of them, are not copied together.
+const VECTORED_MIN: usize = 16 << 10;
+const VECTORED_MAX: usize = 512;
 
 /// The header and directory of a batch that still has to be written a second time.
 struct Pending {
@@ -35,6 +45,8 @@ pub struct Writer {
     synced: u64,
     /// The file is written up to here, with zeros behind the last batch.
     ahead: u64,
+    /// The file has blocks up to here, as far as the disk gave them.
+    allocated: u64,
     pub entries: usize,
     pub previous_lsn: u64,
     /// The last record before this segment.
@@ -58,6 +70,7 @@ impl Writer {
             flushes: 0,
             synced: FIRST_BATCH,
             ahead: FIRST_BATCH,
+            allocated: FIRST_BATCH,
             entries: 0,
             previous_lsn,
             segment_previous_lsn: previous_lsn,
@@ -111,6 +124,19 @@ impl Writer {
         }
     }
 
+    /// To be called after a batch: blocks for the next ones, up to `limit`. Nothing depends on it.
+    pub fn allocate(&mut self, limit: u64) {
+        if self.offset < ALLOCATE_FROM || self.offset + ALLOCATE_STEP / 4 <= self.allocated {
+            return;
+        }
+        let start = self.allocated.max(round_up(self.offset, PAGE));
+        let until = (self.offset + ALLOCATE_STEP.min(limit / 8)).min(limit) / PAGE * PAGE;
+        if start < until {
+            self.segment.file.allocate(start, until - start);
+            self.allocated = until;
+        }
+    }
+
     /// Zeroes what a failed append left. To be called before a sync, and before the segment is left: behind a batch that was refused and yet stands in the
     /// file, recovery would take the next one for torn.
     pub fn scrub(&mut self) -> Result<()> {
@@ -152,11 +178,9 @@ impl Writer {
         let mut raw = Vec::with_capacity(entries.len() * ENTRY_BYTES);
         entries.iter().for_each(|entry| entry.encode(&mut raw));
         let meta_bytes = header.encode(&raw, self.segment.nonce);
-        self.fill_buffer(&meta_bytes, echoes, requests);
-        let name = || file_name(self.segment.id);
-        if let Err(e) = self.segment.file.write_at(&self.buffer, at) {
-            self.failed = Some((at, at + self.buffer.len() as u64));
-            return Err(Error::io("append to", &name(), &e));
+        if let Err(e) = self.write_batch(&meta_bytes, echoes, requests, at) {
+            self.failed = Some((at, header.end()));
+            return Err(Error::io("append to", &file_name(self.segment.id), &e));
         }
         self.pending.drain(..echoes);
         self.offset = header.end();
@@ -175,15 +199,23 @@ impl Writer {
         Ok(meta)
     }
 
-    fn fill_buffer(&mut self, meta: &[u8], echoes: usize, requests: &mut [Request]) {
+    /// One write. Large payloads go from where they are, small ones through one buffer.
+    fn write_batch(&mut self, meta: &[u8], echoes: usize, requests: &mut [Request], at: u64) -> io::Result<()> {
         self.buffer.clear();
         self.buffer.extend_from_slice(meta);
         self.pending[..echoes].iter().for_each(|p| self.buffer.extend_from_slice(&p.meta));
-        for request in requests {
-            seal_payloads(request, self.volume_nonce);
-            self.buffer.extend_from_slice(&request.payload);
+        requests.iter_mut().for_each(|request| seal_payloads(request, self.volume_nonce));
+        let payload_bytes: usize = requests.iter().map(|request| request.payload.len()).sum();
+        let padding = (self.buffer.len() + payload_bytes).wrapping_neg() % ALIGN as usize;
+        if payload_bytes >= VECTORED_MIN * requests.len().max(1) && requests.len() <= VECTORED_MAX {
+            let payloads = requests.iter().map(|request| IoSlice::new(&request.payload));
+            let padding = IoSlice::new(&[0; ALIGN as usize][..padding]);
+            let all: Vec<_> = std::iter::once(IoSlice::new(&self.buffer)).chain(payloads).chain([padding]).collect();
+            return self.segment.file.write_vectored_at(&all, at);
         }
-        self.buffer.resize(round_up(self.buffer.len() as u64, ALIGN) as usize, 0);
+        requests.iter().for_each(|request| self.buffer.extend_from_slice(&request.payload));
+        self.buffer.resize(self.buffer.len() + padding, 0);
+        self.segment.file.write_at(&self.buffer, at)
     }
 }
 

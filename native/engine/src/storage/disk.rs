@@ -3,15 +3,19 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::clock::{Clock, Step};
 use super::{File, Lock, Storage};
 use crate::units::PAGE;
+
+/// Of all volumes of the process.
+static CLOCK: Clock = Clock::new();
 
 pub struct Disk {
     folder: PathBuf,
@@ -107,8 +111,15 @@ impl Storage for Disk {
     }
 
     fn now(&self) -> u64 {
-        // Before 1970 or after 2554 there is no stamp; the nearest one keeps the order.
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+        CLOCK.stamp(real_time)
+    }
+
+    fn pass(&self, stamp: u64) {
+        CLOCK.pass(stamp, real_time);
+    }
+
+    fn clock_stepped(&self, known: u64) -> Option<Step> {
+        CLOCK.stepped(known)
     }
 
     fn nonce(&self) -> u64 {
@@ -116,7 +127,32 @@ impl Storage for Disk {
     }
 }
 
+/// Nanoseconds since 1970.
+fn real_time() -> u64 {
+    // Before 1970 or after 2554 there is no stamp; the nearest one keeps the order.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
 struct DiskFile(fs::File);
+
+impl DiskFile {
+    /// May be refused: a full disk, or a file system that has no such thing.
+    fn fallocate(&self, mode: libc::c_int, offset: u64, bytes: u64) {
+        let (Ok(offset), Ok(bytes)) = (libc::off_t::try_from(offset), libc::off_t::try_from(bytes)) else { return };
+        // SAFETY: a call on a descriptor that we own.
+        unsafe { libc::fallocate(self.0.as_raw_fd(), mode, offset, bytes) };
+    }
+
+    /// One call; None if it did not bring everything.
+    fn read_whole_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64, flags: libc::c_int) -> Option<usize> {
+        let at = libc::off_t::try_from(offset).ok()?;
+        let count = libc::c_int::try_from(buffers.len()).ok()?;
+        let all: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        // SAFETY: IoSliceMut has the layout of iovec; the buffers are borrowed for the call, which keeps no pointer.
+        let got = unsafe { libc::preadv2(self.0.as_raw_fd(), buffers.as_mut_ptr().cast(), count, at, flags) };
+        (usize::try_from(got) == Ok(all)).then_some(all)
+    }
+}
 
 impl File for DiskFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -132,28 +168,38 @@ impl File for DiskFile {
         Ok(done)
     }
 
-    fn read_split_at(&self, head: &mut [u8], body: &mut [u8], offset: u64) -> io::Result<usize> {
-        let all = head.len() + body.len();
-        let slices = [
-            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
-            libc::iovec { iov_base: body.as_mut_ptr().cast(), iov_len: body.len() },
-        ];
-        let at = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
-        // SAFETY: both slices are writable for their lengths and borrowed for the call, which keeps no pointer.
-        let got = unsafe { libc::preadv(self.0.as_raw_fd(), slices.as_ptr(), 2, at) };
-        match usize::try_from(got) {
-            Ok(got) if got == all => Ok(got),
-            // Interrupted, or the end of the file: the plain way tells which.
-            _ => {
-                let got = self.read_at(head, offset)?;
-                let rest = if got < head.len() { 0 } else { self.read_at(body, offset + got as u64)? };
-                Ok(got + rest)
-            }
+    fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        match self.read_whole_at(buffers, offset, 0) {
+            Some(all) => Ok(all),
+            // Interrupted, too many, or the end of the file: one by one tells which.
+            None => super::read_one_by_one(self, buffers, offset),
         }
+    }
+
+    fn read_vectored_now_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        // A file system that cannot tell says so by an error, and is then asked to wait.
+        self.read_whole_at(buffers, offset, libc::RWF_NOWAIT).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
+    }
+
+    fn write_vectored_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let at = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+        let count = libc::c_int::try_from(buffers.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: IoSlice has the layout of iovec; the call only reads the buffers and keeps no pointer.
+        let put = unsafe { libc::pwritev(self.0.as_raw_fd(), buffers.as_ptr().cast(), count, at) };
+        // What is left of a call that was cut short, or of one with too many buffers, is written one by one, and any error is met again.
+        let mut skip = u64::try_from(put).unwrap_or(0);
+        let mut at = offset;
+        for buffer in buffers {
+            let done = skip.min(buffer.len() as u64);
+            self.write_at(&buffer[done as usize..], at + done)?;
+            skip -= done;
+            at += buffer.len() as u64;
+        }
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -168,6 +214,14 @@ impl File for DiskFile {
         let fd = self.0.as_raw_fd();
         // SAFETY: a call on a descriptor that we own. It may be refused.
         unsafe { libc::sync_file_range(fd, offset as i64, bytes as i64, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+
+    fn allocate(&self, offset: u64, bytes: u64) {
+        self.fallocate(libc::FALLOC_FL_KEEP_SIZE, offset, bytes);
+    }
+
+    fn free_behind(&self, end: u64, bytes: u64) {
+        self.fallocate(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE, end, bytes);
     }
 
     fn prefetch(&self, offset: u64, bytes: u64) {

@@ -1,11 +1,13 @@
 //! The seam to the outside: files, clock and randomness. The engine reaches them nowhere else, so that a
 //! simulator can stand in for the machine (native/sim).
 
+mod clock;
 mod disk;
 
+pub use clock::{Clock, Step};
 pub use disk::Disk;
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
 /// One volume's folder.
@@ -48,8 +50,15 @@ pub trait Storage: Send + Sync {
     fn sync_folder(&self) -> io::Result<()>;
     /// Takes the one writer's lock; WouldBlock if another holds it. It dies with the process or the value.
     fn lock(&self) -> io::Result<Box<dyn Lock>>;
-    /// CLOCK_REALTIME in nanoseconds since 1970.
+    /// CLOCK_REALTIME in nanoseconds since 1970. On the real machine no two calls of a process get the same, and later ones get more unless the clock
+    /// steps back: a time is one consistent instant of all volumes of a process (docs/decisions/0012-groups.md).
     fn now(&self) -> u64;
+    /// From here on `now` gives more than this; for stamps of earlier processes.
+    fn pass(&self, _stamp: u64) {}
+    /// The newest step back of the clock that the volumes of this process share, if there were others than `_known`.
+    fn clock_stepped(&self, _known: u64) -> Option<Step> {
+        None
+    }
     /// A random number that no earlier file of this folder got.
     fn nonce(&self) -> u64;
 }
@@ -58,25 +67,47 @@ pub trait Storage: Send + Sync {
 pub trait File: Send + Sync {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// The same into two buffers, one behind the other.
-    fn read_split_at(&self, head: &mut [u8], body: &mut [u8], offset: u64) -> io::Result<usize> {
-        let got = self.read_at(head, offset)?;
-        if got < head.len() {
-            return Ok(got);
-        }
-        Ok(got + self.read_at(body, offset + got as u64)?)
+    /// The same into several buffers, one behind the other.
+    fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        read_one_by_one(self, buffers, offset)
+    }
+    /// The same if it need not wait for the disk, else WouldBlock. (Who cannot tell waits.)
+    fn read_vectored_now_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        self.read_vectored_at(buffers, offset)
     }
     /// Writes all of `bytes` or fails; a failed call may have written a part.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// The same of several buffers, one behind the other: as one write.
+    fn write_vectored_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let all: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        self.write_at(&all, offset)
+    }
     /// fdatasync: on return everything written before is durable. After an error nothing is known.
     fn sync(&self) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
     /// Begins to write a stretch to the disk that a later sync will wait for. Nothing depends on it.
     fn begin_writeback(&self, _offset: u64, _bytes: u64) {}
+    /// Gives blocks to a stretch that will be written soon; the length of the file stays. Nothing depends on it.
+    fn allocate(&self, _offset: u64, _bytes: u64) {}
+    /// Takes back blocks that were allocated behind the end of the file.
+    fn free_behind(&self, _end: u64, _bytes: u64) {}
     /// Says that a stretch will be read soon.
     fn prefetch(&self, _offset: u64, _bytes: u64) {}
     /// Drops clean cached pages, so that the next read shows what the disk has.
     fn drop_cache(&self);
+}
+
+/// A vectored read made of plain ones.
+fn read_one_by_one<F: File + ?Sized>(file: &F, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    for buffer in buffers {
+        let got = file.read_at(buffer, offset + done as u64)?;
+        done += got;
+        if got < buffer.len() {
+            break;
+        }
+    }
+    Ok(done)
 }
 
 /// Held by the one writer; dropping it lets go.

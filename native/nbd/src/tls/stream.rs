@@ -162,7 +162,7 @@ impl Tls {
     fn flush(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let mut plain = 0;
         while self.sent < self.out.len() {
-            match sys::send(fd, &[IoSlice::new(&self.out[self.sent..])]) {
+            match sys::send(fd, &[IoSlice::new(&self.out[self.sent..])], false) {
                 Ok(0) => break,
                 Ok(bytes) => self.sent += bytes,
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => break,

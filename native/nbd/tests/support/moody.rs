@@ -1,8 +1,8 @@
 //! A volume on a real disk that fails when it is told to.
 
-use std::io;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
-use std::sync::Arc;
+use std::io::{self, IoSliceMut};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use cdp_engine::storage::{Disk, File, Lock, Storage};
 use cdp_engine::{Options, Stamp, Volume};
@@ -10,11 +10,14 @@ use cdp_nbd::Server;
 
 use super::{Bench, Folder, MIB};
 
-/// The real disk, until it is told to fail syncs or writes with an errno.
+/// The real disk, until it is told to fail syncs or writes with an errno, or to have nothing in its cache.
 #[derive(Default)]
 pub struct Orders {
     pub sync: AtomicI32,
     pub write: AtomicI32,
+    pub cold: AtomicBool,
+    /// Stretches that somebody asked for ahead, since they were last taken.
+    pub prefetched: Mutex<Vec<(u64, u64)>>,
 }
 
 fn obey(order: &AtomicI32) -> io::Result<()> {
@@ -79,6 +82,15 @@ impl Storage for Moody {
 impl File for MoodyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buffer, offset)
+    }
+    fn read_vectored_now_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        match self.orders.cold.load(Relaxed) {
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => self.read_vectored_at(buffers, offset),
+        }
+    }
+    fn prefetch(&self, offset: u64, bytes: u64) {
+        self.orders.prefetched.lock().unwrap().push((offset, bytes));
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         obey(&self.orders.write)?;
