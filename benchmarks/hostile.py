@@ -168,9 +168,9 @@ def main() -> None:
                 row = Row()
                 for _ in range(chosen.rounds):
                     row.calm.append(measure(here, data, size_bytes, chosen.depth, chosen.seconds))
-                    with attacked(decoys[way], attack):
+                    with attacked(decoys[way], attack, "--idle"):
                         row.beside.append(measure(here, data, size_bytes, chosen.depth, chosen.seconds))
-                    with attacked(here, attack, figures=row.attackers):
+                    with attacked(here, attack, "--idle", figures=row.attackers):
                         row.attacked.append(measure(here, data, size_bytes, chosen.depth, chosen.seconds))
                 print(line(way, attack, row), flush=True)
 

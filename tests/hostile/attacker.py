@@ -1,7 +1,7 @@
 """`python -m tests.hostile.attacker ATTACK --unix PATH | --port PORT [--credentials FOLDER]`: attacks until its standard input ends.
 
 Invariants:
-- It runs where nobody else wants the processor (SCHED_IDLE): what it does to others, it does through the daemon.
+- With `--idle` it runs where nobody else wants the processor (SCHED_IDLE): what it does to others, it does through the daemon.
 - `ready` on standard output: every hand has begun once, or `--ready-seconds` have passed. Its figures follow at the end, as JSON.
 """
 
@@ -93,12 +93,14 @@ def _arguments() -> tuple[Attack, Way, float]:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--credentials", type=Path)
     parser.add_argument("--ready-seconds", type=float, default=5.0)
+    parser.add_argument("--idle", action="store_true")
     chosen = parser.parse_args()
+    if chosen.idle:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     return ATTACKS[chosen.attack], Way(chosen.unix, chosen.port, chosen.credentials), chosen.ready_seconds
 
 
 if __name__ == "__main__":
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     print(json.dumps(asdict(trio.run(main, *_arguments()))))
