@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,9 +98,14 @@ def while_still(wanted: Stillness, do: Callable[[], object]) -> None:
 
 
 def assert_thawed(folder: Path) -> None:
-    """A write waits until it is, in whatever process that happens."""
-    with ThreadPoolExecutor() as pool:
-        pool.submit((folder / "written").write_bytes, b"thawed").result(60)
+    """Once it is, whoever sees to that: a write waits for it."""
+    writer = threading.Thread(target=(folder / "written").write_bytes, args=(b"thawed",))
+    writer.start()
+    writer.join(60)
+    # No signal ends such a write: it must not stay behind.
+    stuck = writer.is_alive() and was_frozen(folder)
+    writer.join()
+    assert not stuck
     assert not was_frozen(folder)
 
 
@@ -187,12 +192,8 @@ def test_a_hook_does_not_keep_who_is_ended(folder: Path) -> None:
 
 
 def test_the_time_out_thaws(folder: Path) -> None:
-    def write() -> None:
-        """Waits as any writer does, until the time is over."""
-        (folder / "written").write_bytes(b"x")
-
-    with pytest.raises(Busy, match="thawed"):
-        while_still(Stillness([folder], seconds=0.2), write)
+    with pytest.raises(Busy, match="not done within"):
+        while_still(Stillness([folder], seconds=0.2), lambda: assert_thawed(folder))
     assert not was_frozen(folder)
 
 
@@ -211,7 +212,7 @@ def test_the_other_process_may_be_ended(folder: Path, how: signal.Signals, said:
         (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         os.kill(int(child), how)
         if how == signal.SIGTERM:
-            (folder / "written").write_bytes(b"thawed")
+            assert_thawed(folder)
 
     with pytest.raises(said):
         while_still(Stillness([folder]), end)

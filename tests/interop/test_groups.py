@@ -22,7 +22,7 @@ from cdp.when import At, AtBookmark, Latest
 from tests.rig.daemon import Daemon
 
 BLOCK = 4096
-SIZE = "16MiB"
+SIZE = 16 << 20
 VOLUMES = ("one", "two", "three")
 CHAINS = 3
 ROUNDS = 200
@@ -66,6 +66,7 @@ class Chain:
         self.times: list[int] = []
         self.counted = 0
         self._served = served
+        self._begun = threading.Event()
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"chain {slot}", daemon=True)
@@ -79,15 +80,18 @@ class Chain:
                     put(handle, self.slot, self.counted + 1)
                     self.times.append(time.time_ns())
                 self.counted += 1
+                if self.counted == ROUNDS:
+                    self._begun.set()
             for handle in handles:
                 handle.shutdown()
         except BaseException as error:
             self._error = error
+            self._begun.set()
 
-    def begun(self) -> bool:
-        """Whether it has gone round so often that a random instant falls between two of its writes."""
+    def wait_begun(self) -> None:
+        """Until it has gone round so often that a random instant falls between two of its writes."""
+        self._begun.wait()
         assert self._error is None, self._error
-        return self.counted > ROUNDS
 
     def end(self) -> None:
         self._stop.set()
@@ -102,18 +106,19 @@ class Chain:
 
 
 @pytest.fixture
-def group(daemon: Daemon) -> Daemon:
-    for name in VOLUMES:
-        daemon.cdp("create", name, "--size", SIZE)
-    daemon.cdp("group", "create", "g", *VOLUMES)
-    return daemon
+def verbs(daemon: Daemon) -> Iterator[RemoteStore]:
+    store = RemoteStore(daemon.store)
+    yield store
+    store.close()
 
 
 @pytest.fixture
-def verbs(group: Daemon) -> Iterator[RemoteStore]:
-    store = RemoteStore(group.store)
-    yield store
-    store.close()
+def group(daemon: Daemon, verbs: RemoteStore) -> Daemon:
+    """A daemon whose volumes are a group, `g`."""
+    for name in VOLUMES:
+        verbs.create(name, SIZE, BLOCK, None)
+    verbs.groups.create("g", VOLUMES)
+    return daemon
 
 
 def check_order(daemon: Daemon, chains: list[Chain], exports: list[str]) -> None:
@@ -148,8 +153,8 @@ def test_no_instant_shows_what_was_written_later_without_what_was_written_before
     group: Daemon, verbs: RemoteStore, rng: random.Random
 ) -> None:
     chains = [Chain(group, slot, rng.sample(VOLUMES, len(VOLUMES))) for slot in range(CHAINS)]
-    while not all(chain.begun() for chain in chains):
-        time.sleep(0.01)
+    for chain in chains:
+        chain.wait_begun()
     live = [verbs.groups.resolve("g", Latest()) for _ in range(LIVE)]
     for chain in chains:
         chain.end()
@@ -266,6 +271,9 @@ def test_membership(group: Daemon) -> None:
     group.cdp("group", "remove", "g", "uno")
     group.cdp("delete", "uno")
     group.cdp.run("group", "create", "g", "two", exit_code=2)
+    group.cdp("group", "create", "other", "two", "three")
+    assert [it["name"] for it in group.cdp("group", "list")] == ["g", "other"]
+    group.cdp("group", "delete", "other")
     group.stop()
     # The same without the daemon.
     group.cdp("group", "rename", "g", "h")
@@ -283,6 +291,6 @@ def test_membership(group: Daemon) -> None:
 
 def test_bookmarks_that_only_look_alike_are_none_of_the_group(group: Daemon, verbs: RemoteStore) -> None:
     for name in VOLUMES:
-        group.cdp("bookmark", name, "same")
+        verbs.bookmark(name, "same", Latest(), force=False)
     with pytest.raises(NotFound, match="different instants"):
         verbs.groups.resolve("g", AtBookmark("same"))
