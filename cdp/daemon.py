@@ -40,12 +40,14 @@ from cdp.control.api import control_app
 from cdp.errors import CdpError, Invalid, Io
 from cdp.exports import StoreExports
 from cdp.facts import HealthFacts
+from cdp.group_keeping import GroupKeeper, keep_groups
 from cdp.keeping import keep_volumes
 from cdp.metrics.families import DaemonCollector
 from cdp.metrics.figures import Gatherer
 from cdp.metrics.page import PATH as METRICS_PATH
 from cdp.metrics.page import metrics_app
 from cdp.nbd import server as nbd_server
+from cdp.nbd.front import Front
 from cdp.notify import Notifier
 from cdp.scratch import ScratchViews
 from cdp.security import TlsSecurity
@@ -130,6 +132,7 @@ class _Daemon:
         self._store = LocalStore(
             settings.store, self._table, self._scratch, self._attachments, settings.configuration.retention
         )
+        self._groups = GroupKeeper(catalog, self._store.groups, self._table)
         tls = settings.configuration.tls
         self._security = None if tls.mode is Tls.OFF else TlsSecurity(tls, self._exports)
         self._listening = tuple(sockets.uri(listener, tls=tls.mode is Tls.REQUIRE) for listener in listeners)
@@ -148,6 +151,7 @@ class _Daemon:
         stop_control = trio.Event()
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
+                await trio.to_thread.run_sync(self._groups.begin)
                 accepting = trio.CancelScope()
                 await nursery.start(self._accept, accepting)
                 await trio.to_thread.run_sync(self._attachments.resume)
@@ -197,16 +201,30 @@ class _Daemon:
         self, scope: trio.CancelScope, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
     ) -> None:
         serve = partial(nbd_server.serve, exports=self._exports, native=self._native)
+
+        most = self._settings.configuration.limits.sessions
+
+        async def strangers(task_status: trio.TaskStatus[object]) -> None:
+            await serve(
+                _accepting(self._listeners),
+                security=self._security,
+                sessions_per_peer=most - most // 4,
+                task_status=task_status,
+            )
+
+        self._exports.settle()
         with scope:
             async with trio.open_nursery() as nursery:
                 # Beside the others: what clients are asked for, and how many there are, does not touch the devices.
                 await nursery.start(partial(serve, _accepting([self._attach])))
-                await nursery.start(partial(serve, _accepting(self._listeners), security=self._security))
+                await nursery.start(Front(strangers).run)
                 task_status.started()
 
     async def _keep(self, scope: trio.CancelScope) -> None:
         with scope:
-            await keep_volumes(self._catalog, self._table)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep_volumes, self._catalog, self._table)
+                nursery.start_soon(keep_groups, self._groups)
 
     def _http_settings(self) -> Config:
         settings = Config()

@@ -145,6 +145,8 @@ class BookmarkFacts:
     """Never given up for space."""
     expires_stamp: int | None = None
     """When it goes by itself; None: never."""
+    common_stamp: int | None = None
+    """For one of a group's bookmarks: the instant of all its volumes, at or after `stamp`."""
 
 
 @dataclass(frozen=True, slots=True)

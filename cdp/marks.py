@@ -1,7 +1,8 @@
 """Bookmarks and events: what the control records of a journal say (docs/format.md, kind 5).
 
     {"type": "bookmark", "name": NAME, "lsn": N, "stamp": STAMP}     the newest of a name counts; may also have
-                                                                     "held": true and "expires": STAMP
+                                                                     "held": true, "expires": STAMP and
+                                                                     "common": STAMP (of a group of volumes)
     {"type": "bookmark-removed", "name": NAME}
     {"type": "event", "event": WHAT, …}
 
@@ -21,11 +22,19 @@ Control = tuple[int, int, bytes]
 """LSN, stamp and JSON of a control record, as `_native.Volume.controls` gives it."""
 
 
-def bookmark_record(name: str, lsn: int, stamp: int, *, held: bool = False, expires_stamp: int | None = None) -> bytes:
+def bookmark_record(
+    name: str,
+    lsn: int,
+    stamp: int,
+    *,
+    held: bool = False,
+    expires_stamp: int | None = None,
+    common_stamp: int | None = None,
+) -> bytes:
     """The record that names an instant."""
     record = {"type": "bookmark", "name": name, "lsn": lsn, "stamp": stamp}
-    more = {"held": True} if held else {}
-    return _encode({**record, **more, **({} if expires_stamp is None else {"expires": expires_stamp})})
+    more = {"held": held or None, "expires": expires_stamp, "common": common_stamp}
+    return _encode({**record, **{key: value for key, value in more.items() if value is not None}})
 
 
 def removal_record(name: str) -> bytes:
@@ -49,9 +58,10 @@ def bookmarks(controls: Iterable[Control]) -> dict[str, BookmarkFacts]:
         if record.get("type") == "bookmark-removed":
             found.pop(name, None)
         elif record.get("type") == "bookmark" and isinstance(lsn, int) and isinstance(stamp, int):
-            expires = record.get("expires")
             held = record.get("held") is True
-            found[name] = BookmarkFacts(name, lsn, stamp, made, held, expires if isinstance(expires, int) else None)
+            found[name] = BookmarkFacts(
+                name, lsn, stamp, made, held, _stamp(record, "expires"), _stamp(record, "common")
+            )
     return found
 
 
@@ -76,6 +86,11 @@ def events(controls: Iterable[Control]) -> list[EventFacts]:
         elif kind not in ("bookmark", "bookmark-removed"):
             found.append(EventFacts(lsn, stamp, str(kind or "unreadable"), record))
     return found
+
+
+def _stamp(record: dict[str, Any], key: str) -> int | None:
+    value = record.get(key)
+    return value if isinstance(value, int) else None
 
 
 def _encode(record: dict[str, Any]) -> bytes:

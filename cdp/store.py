@@ -44,6 +44,7 @@ from cdp.facts import (
     VerifyFacts,
     VolumeFacts,
 )
+from cdp.group_verbs import GroupVerbs, LocalGroups
 from cdp.names import is_volume_id
 from cdp.origin import open_accepted, open_origin
 from cdp.retention import policy
@@ -60,6 +61,10 @@ Progress = Callable[[int, int], None]
 
 class Store(Protocol):
     """The verbs. A volume is given by its name, or by its ID. Errors are those of `cdp.errors`."""
+
+    @property
+    def groups(self) -> GroupVerbs:
+        """The verbs about groups of volumes."""
 
     def list(self) -> list[VolumeFacts]: ...
     def show(self, volume: str) -> ShowFacts: ...
@@ -202,6 +207,7 @@ class LocalStore:
         self._scratch = scratch
         self._attaching = attaching or Left(path)
         self.opener: Opener = opener or Transient(self.catalog)
+        self.groups = LocalGroups(self.catalog, self.opener, self._attaching)
 
     def list(self) -> list[VolumeFacts]:
         attached: Sequence[AttachmentFacts] = ()
@@ -288,12 +294,14 @@ class LocalStore:
             entry = self.catalog.find(volume)
             self._refuse_if_scratched(entry)
             self._attaching.refuse(entry.id, "deleted")
+            self.groups.refuse(entry.id, "deleted")
             with self.opener.closed(entry):
                 return volume_facts(self.catalog.delete(entry, time.time_ns()))
         doomed = self._any(volume)
         if isinstance(doomed, Entry):
             self._refuse_if_scratched(doomed)
             self._attaching.refuse(doomed.id, "deleted")
+        self.groups.refuse(doomed.id, "deleted")
         with self.opener.closed(doomed):
             self.catalog.purge(doomed)
         return volume_facts(doomed)

@@ -99,7 +99,14 @@ class OpenVolume:
         return sorted(self._bookmarks.values(), key=lambda mark: (mark.lsn, mark.name))
 
     def add_bookmark(
-        self, name: str, wanted: When, *, force: bool = False, held: bool = False, expires_stamp: int | None = None
+        self,
+        name: str,
+        wanted: When,
+        *,
+        force: bool = False,
+        held: bool = False,
+        expires_stamp: int | None = None,
+        common_stamp: int | None = None,
     ) -> BookmarkFacts:
         """Names an instant, durably. Invalid if the name is in use and `force` does not say to move it, or if it would expire at once."""
         check_name(name, "bookmark")
@@ -113,9 +120,11 @@ class OpenVolume:
                 raise Invalid(
                     f"{self.entry.name} has a bookmark {name!r} already, at lsn:{taken.lsn} ({when.rfc3339(taken.stamp)})"
                 )
-            record = marks.bookmark_record(name, instant.lsn, instant.stamp, held=held, expires_stamp=expires_stamp)
+            record = marks.bookmark_record(
+                name, instant.lsn, instant.stamp, held=held, expires_stamp=expires_stamp, common_stamp=common_stamp
+            )
             made = self.native.instant_of_lsn(self.native.append_control(record)).stamp
-            mark = BookmarkFacts(name, instant.lsn, instant.stamp, made, held, expires_stamp)
+            mark = BookmarkFacts(name, instant.lsn, instant.stamp, made, held, expires_stamp, common_stamp)
             self._bookmarks = {**self._bookmarks, name: mark}
             return mark
 

@@ -57,7 +57,7 @@ def mounted_on(device: str) -> list[str]:
 
 def under(folder: Path) -> Iterator[Layer]:
     """The block devices under a folder, from the mounted one down. Asks no file system for anything."""
-    numbers = [_mounted_under(folder)]
+    numbers = [mounted_under(folder)]
     for _ in range(STACK_MAX):
         if not numbers:
             return
@@ -71,12 +71,12 @@ def under(folder: Path) -> Iterator[Layer]:
             layer = Layer(at.name, _path(at / "loop/backing_file"), _text(at / "backend"))
             yield layer
             if layer.loop_file is not None:
-                numbers.append(_mounted_under(layer.loop_file))
+                numbers.append(mounted_under(layer.loop_file))
             if (at / "slaves").is_dir():
                 numbers += [_number(slave / "dev") for slave in (at / "slaves").iterdir()]
 
 
-def _mounted_under(path: Path) -> int | None:
+def mounted_under(path: Path) -> int | None:
     """The number of the device whose file system holds a path."""
     found, length = None, -1
     for number, source, folder in devices.mounts(Path("/proc/self/mountinfo").read_text()):

@@ -24,6 +24,7 @@ from cdp.cli import (
     delete,
     detach,
     diff,
+    group,
     log,
     ls,
     rename,
@@ -99,6 +100,7 @@ for _name, _verb in _VERBS:
     settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
     app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)
 app.add_typer(config.app)
+app.add_typer(group.app)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cdp.facts import BookmarkFacts, InstantFacts, document
+from cdp.group_facts import GroupBookmarkFacts
 from cdp.when import rfc3339
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def human_span(seconds: int | None) -> str:
     return " ".join(parts[:2]) or "0s"
 
 
-def bookmark_terms(mark: BookmarkFacts) -> str:
+def bookmark_terms(mark: BookmarkFacts | GroupBookmarkFacts) -> str:
     """What belongs to a bookmark besides its instant."""
     expires = "" if mark.expires_stamp is None else f"expires {human_time(mark.expires_stamp)}"
     return ", ".join(term for term in ("held" if mark.held else "", expires) if term)

@@ -6,18 +6,23 @@ from typing import Annotated
 
 import typer
 
+from cdp.cli.group import GroupOption, one_of
 from cdp.cli.instants import ExactOption, absolute
-from cdp.cli.options import JsonOption, StoreOption, VolumeArgument, opened
+from cdp.cli.options import JsonOption, StoreOption, opened
 from cdp.cli.output import counted, human_time, print_json
 from cdp.errors import Invalid
 from cdp.facts import RollbackFacts
+from cdp.group_facts import GroupRollbackFacts
 from cdp.when import When, parse
 
 
 def rollback(
     context: typer.Context,
     *,
-    volume: VolumeArgument,
+    volume: Annotated[
+        str | None, typer.Argument(metavar="VOLUME", help="Name (or ID) of the volume.", show_default=False)
+    ] = None,
+    group: GroupOption = None,
     to: Annotated[
         str | None, typer.Option(metavar="WHEN", help="The instant to go on from.", show_default=False)
     ] = None,
@@ -30,18 +35,25 @@ def rollback(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a volume what it was. It takes no time, and everything written since can still be reached: a rollback is one record more."""
+    """Make a volume, or with --group all its volumes, what they were. It takes no time, and everything written since can still be reached: a rollback is one record more."""
+    subject = one_of(volume, group)
     if (to is None) == (not undo):
         raise Invalid("give --to WHEN, or --undo")
     wanted: When | None = None if to is None else parse(to)
+    facts: RollbackFacts | GroupRollbackFacts
     with opened(context, store) as verbs:
-        if wanted is not None:
-            wanted = absolute(verbs, volume, wanted, exact=exact)
-        facts = verbs.rollback(volume, wanted, force=force)
+        if group is not None:
+            facts = verbs.groups.rollback(subject, wanted, force=force)
+        else:
+            if wanted is not None:
+                wanted = absolute(verbs, subject, wanted, exact=exact)
+            facts = verbs.rollback(subject, wanted, force=force)
     if as_json:
         print_json(facts)
-    else:
+    elif isinstance(facts, RollbackFacts):
         _print(facts)
+    else:
+        _print_group(facts)
 
 
 def _print(facts: RollbackFacts) -> None:
@@ -50,3 +62,11 @@ def _print(facts: RollbackFacts) -> None:
     print(
         f"before: lsn:{facts.before.lsn} ({human_time(facts.before.stamp)}); cdp rollback {facts.volume} --undo goes back there"
     )
+
+
+def _print_group(facts: GroupRollbackFacts) -> None:
+    ended = sum(it.connections_ended for it in facts.volumes)
+    more = f", {counted(ended, 'connection')} ended" if ended else ""
+    names = ", ".join(it.volume for it in facts.volumes)
+    print(f"{facts.group} ({names}) goes on from {human_time(facts.to_stamp)}{more}")
+    print(f"before: {human_time(facts.before_stamp)}; cdp rollback --group {facts.group} --undo goes back there")

@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 from cdp import __version__, when
 from cdp.attach.left import TIMEOUT_SECONDS, Wish
 from cdp.changes import Point, parse_point
+from cdp.control.group_routes import add_group_routes
 from cdp.control.wire import PREFIX, to_answer
 from cdp.description import STAMP_MAX
 from cdp.errors import CdpError, Closed, Invalid, Io, NotFound
@@ -152,6 +153,7 @@ def control_app(
     _retention_routes(app, store)
     _branch_routes(app, store)
     _attach_routes(app, store)
+    add_group_routes(app, store.groups)
     if metrics is not None:
         add_page(app, metrics)
 

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from cdp import config, sockets
 from cdp.attach.left import Wish
 from cdp.changes import Differences, Extents, Point
+from cdp.control.group_client import RemoteGroups
 from cdp.control.wire import PREFIX, from_answer
 from cdp.errors import CdpError, Closed
 from cdp.facts import (
@@ -59,6 +60,7 @@ class RemoteStore:
         transport = httpx.HTTPTransport(uds=name)
         base = f"http://cdp{PREFIX}"
         self._http = self._stack.enter_context(httpx.Client(transport=transport, base_url=base, timeout=timeout))
+        self.groups = RemoteGroups(self._ask)
 
     def close(self) -> None:
         """Gives the connection back."""

@@ -77,6 +77,7 @@ def api_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with table.writing(catalog.find("disk")) as volume:
         volume.native.write(0, b"x" * 4096)
     local.delete("gone", now=False)
+    local.groups.create("group", ["disk"])
     native = _native.Server(workers=1)
     health = HealthFacts("0", 1, str(store), 0, (), 0, 0, 0, 0)
     metrics = DaemonCollector(Gatherer(catalog, table, native, 0, list).gather)
@@ -93,7 +94,9 @@ def api_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def _mostly_volumes(_: Any, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Random names mean no volume, and would always be refused for that."""
+    """Random names mean no volume and no group, and would always be refused for that."""
+    if parameters and "group" in parameters and len(str(parameters["group"])) % 4:
+        parameters = {**parameters, "group": "group"}
     if parameters and "volume" in parameters:
         chosen = len(str(parameters["volume"])) % (len(NAMES) + 1)
         if chosen < len(NAMES):

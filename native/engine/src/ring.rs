@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::{Error, Kind, Result};
 use crate::options::CLOCK_STEP_MAX;
 use crate::request::Request;
+use crate::storage::Step;
 
 struct State {
     queue: VecDeque<Request>,
@@ -18,6 +19,8 @@ struct State {
     next_lsn: u64,
     last_stamp: u64,
     clock_epoch: u32,
+    /// Steps of the shared clock that this volume knows of.
+    steps: u64,
     leading: bool,
     closed: Option<Error>,
     failed: HashMap<u64, Failure>,
@@ -53,14 +56,15 @@ pub enum Admission {
 }
 
 impl Ring {
-    /// Every number below `next_lsn` counts as done.
-    pub fn new(next_lsn: u64, last_stamp: u64, clock_epoch: u32, bounds: (usize, usize)) -> Ring {
+    /// Every number below `next_lsn` counts as done. `steps`: of the shared clock until now.
+    pub fn new(next_lsn: u64, last_stamp: u64, clock_epoch: u32, steps: u64, bounds: (usize, usize)) -> Ring {
         let state = State {
             queue: VecDeque::new(),
             queued_bytes: 0,
             next_lsn,
             last_stamp,
             clock_epoch,
+            steps,
             leading: false,
             closed: None,
             failed: HashMap::new(),
@@ -75,8 +79,14 @@ impl Ring {
         }
     }
 
-    /// Numbers and stamps a request. `now` is called under the lock, so that stamps and LSNs have one order. Waits while the ring is full and somebody leads.
-    pub fn admit(&self, request: Request, now: impl Fn() -> u64) -> Result<Admission> {
+    /// Numbers and stamps a request. `now` is called under the lock, so that stamps and LSNs have one order. `stepped`: the newest step of the shared
+    /// clock, if there were others than so many. Waits while the ring is full and somebody leads.
+    pub fn admit(
+        &self,
+        request: Request,
+        now: impl Fn() -> u64,
+        stepped: impl Fn(u64) -> Option<Step>,
+    ) -> Result<Admission> {
         let bytes = request.bytes();
         let mut state = self.state.lock();
         loop {
@@ -93,11 +103,14 @@ impl Ring {
             self.changed.wait(&mut state);
         }
         let stamped = now();
-        if stamped.saturating_add(CLOCK_STEP_MAX) < state.last_stamp {
-            let event = clock_step(state.last_stamp, stamped);
-            state.clock_epoch += 1;
-            state.last_stamp = stamped;
-            state.number(event);
+        // Also one that only other volumes' stamps show: a time inside it names two instants of all of them (docs/decisions/0012-groups.md).
+        if let Some(step) = stepped(state.steps) {
+            state.steps = step.count;
+            let from = state.last_stamp.max(step.from);
+            state.begin_epoch(from, step.to.min(stamped), stamped);
+        } else if stamped.saturating_add(CLOCK_STEP_MAX) < state.last_stamp {
+            let from = state.last_stamp;
+            state.begin_epoch(from, stamped, stamped);
         }
         state.last_stamp = state.last_stamp.max(stamped);
         Ok(Admission::Admitted(state.number(request)))
@@ -199,6 +212,13 @@ impl Ring {
 }
 
 impl State {
+    /// From here on stamps count anew, and an event says so.
+    fn begin_epoch(&mut self, from: u64, to: u64, stamped: u64) {
+        self.clock_epoch += 1;
+        self.last_stamp = stamped;
+        self.number(clock_step(from, to));
+    }
+
     fn number(&mut self, mut request: Request) -> u64 {
         request.lsn = self.next_lsn;
         request.stamp = self.last_stamp;
@@ -213,4 +233,27 @@ impl State {
 fn clock_step(from: u64, to: u64) -> Request {
     let document = format!(r#"{{"type":"event","event":"clock-step","from":{from},"to":{to}}}"#);
     Request::control(document.as_bytes()).expect("a short document")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn admitted(ring: &Ring, now: u64, step: Option<Step>) -> Vec<(u64, u64, u32)> {
+        let stepped = |known: u64| step.filter(|step| step.count != known);
+        ring.admit(Request::write(0, &[1; 512], false), || now, stepped).expect("the ring is open");
+        let mut taken = Vec::new();
+        ring.take(usize::MAX, &mut taken);
+        taken.iter().map(|it| (it.lsn, it.stamp, it.clock_epoch)).collect()
+    }
+
+    #[test]
+    fn a_step_that_only_other_volumes_saw_begins_an_epoch_once() {
+        let ring = Ring::new(1, 50 * SECOND, 0, 0, (1 << 20, 16));
+        let step = Some(Step { count: 1, from: 100 * SECOND, to: 90 * SECOND });
+        assert_eq!(admitted(&ring, 91 * SECOND, step), [(1, 91 * SECOND, 1), (2, 91 * SECOND, 1)]);
+        assert_eq!(admitted(&ring, 92 * SECOND, step).len(), 1);
+    }
 }

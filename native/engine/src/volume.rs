@@ -199,7 +199,7 @@ impl Volume {
 
     pub(crate) fn admit(&self, mut request: Request) -> Result<Lsn> {
         loop {
-            match self.ring.admit(request, || self.storage.now())? {
+            match self.ring.admit(request, || self.storage.now(), |known| self.storage.clock_stepped(known))? {
                 Admission::Admitted(lsn) => return Ok(Lsn(lsn)),
                 Admission::Full(back) => {
                     request = *back;
@@ -357,6 +357,10 @@ impl Found {
         let faults = self.parts.faults.clone();
         let bounds = (options.ring_bytes, options.ring_requests);
         let gate = self.gate(&*storage, &options);
+        if !read_only {
+            storage.pass(self.last_stamp);
+        }
+        let steps = storage.clock_stepped(0).map_or(0, |step| step.count);
         Arc::new(Volume {
             id,
             created: Stamp(created),
@@ -371,7 +375,7 @@ impl Found {
             index: Index::new(files, options.cache_bytes, self.parts, self.last_lsn),
             gate,
             reserve: Mutex::new(self.reserve_given_up),
-            ring: Ring::new(self.next_lsn, self.last_stamp, self.clock_epoch, bounds),
+            ring: Ring::new(self.next_lsn, self.last_stamp, self.clock_epoch, steps, bounds),
             writer: Mutex::new(None),
             spare: Mutex::new(None),
             durability: Durability::new(self.next_lsn.saturating_sub(1), self.last_lsn),

@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::clock::{Clock, Step};
 use super::{File, Lock, Storage};
 use crate::units::PAGE;
+
+/// Of all volumes of the process.
+static CLOCK: Clock = Clock::new();
 
 pub struct Disk {
     folder: PathBuf,
@@ -107,8 +111,15 @@ impl Storage for Disk {
     }
 
     fn now(&self) -> u64 {
-        // Before 1970 or after 2554 there is no stamp; the nearest one keeps the order.
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+        CLOCK.stamp(real_time)
+    }
+
+    fn pass(&self, stamp: u64) {
+        CLOCK.pass(stamp, real_time);
+    }
+
+    fn clock_stepped(&self, known: u64) -> Option<Step> {
+        CLOCK.stepped(known)
     }
 
     fn nonce(&self) -> u64 {
@@ -118,6 +129,12 @@ impl Storage for Disk {
 
 /// Offsets in segments are 32 bits.
 const LONGEST_FILE: u64 = 1 << 32;
+
+/// Nanoseconds since 1970.
+fn real_time() -> u64 {
+    // Before 1970 or after 2554 there is no stamp; the nearest one keeps the order.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
 
 struct DiskFile(fs::File);
 

@@ -1,8 +1,10 @@
 //! The seam to the outside: files, clock and randomness. The engine reaches them nowhere else, so that a
 //! simulator can stand in for the machine (native/sim).
 
+mod clock;
 mod disk;
 
+pub use clock::{Clock, Step};
 pub use disk::Disk;
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -48,8 +50,15 @@ pub trait Storage: Send + Sync {
     fn sync_folder(&self) -> io::Result<()>;
     /// Takes the one writer's lock; WouldBlock if another holds it. It dies with the process or the value.
     fn lock(&self) -> io::Result<Box<dyn Lock>>;
-    /// CLOCK_REALTIME in nanoseconds since 1970.
+    /// CLOCK_REALTIME in nanoseconds since 1970. On the real machine no two calls of a process get the same, and later ones get more unless the clock
+    /// steps back: a time is one consistent instant of all volumes of a process (docs/decisions/0012-groups.md).
     fn now(&self) -> u64;
+    /// From here on `now` gives more than this; for stamps of earlier processes.
+    fn pass(&self, _stamp: u64) {}
+    /// The newest step back of the clock that the volumes of this process share, if there were others than `_known`.
+    fn clock_stepped(&self, _known: u64) -> Option<Step> {
+        None
+    }
     /// A random number that no earlier file of this folder got.
     fn nonce(&self) -> u64;
 }
