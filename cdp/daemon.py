@@ -47,6 +47,7 @@ from cdp.metrics.figures import Gatherer
 from cdp.metrics.page import PATH as METRICS_PATH
 from cdp.metrics.page import metrics_app
 from cdp.nbd import server as nbd_server
+from cdp.nbd.front import Front
 from cdp.notify import Notifier
 from cdp.scratch import ScratchViews
 from cdp.security import TlsSecurity
@@ -200,11 +201,23 @@ class _Daemon:
         self, scope: trio.CancelScope, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
     ) -> None:
         serve = partial(nbd_server.serve, exports=self._exports, native=self._native)
+
+        most = self._settings.configuration.limits.sessions
+
+        async def strangers(task_status: trio.TaskStatus[object]) -> None:
+            await serve(
+                _accepting(self._listeners),
+                security=self._security,
+                sessions_per_peer=most - most // 4,
+                task_status=task_status,
+            )
+
+        self._exports.settle()
         with scope:
             async with trio.open_nursery() as nursery:
                 # Beside the others: what clients are asked for, and how many there are, does not touch the devices.
                 await nursery.start(partial(serve, _accepting([self._attach])))
-                await nursery.start(partial(serve, _accepting(self._listeners), security=self._security))
+                await nursery.start(Front(strangers).run)
                 task_status.started()
 
     async def _keep(self, scope: trio.CancelScope) -> None:

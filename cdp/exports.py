@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -29,7 +30,10 @@ from cdp.volume import OpenVolume
 from cdp.when import AtBookmark, Oldest, When, parse, relative, rfc3339
 
 if TYPE_CHECKING:
+    import trio
+
     from cdp import _native
+    from cdp.nbd.front import Allowance
 
 THREADS_MAX = 256
 """More than there can be handshakes (cdp/nbd/server.py): however many wait for one slow volume, the others open at once."""
@@ -174,7 +178,11 @@ class OpenExport:
             return False
         return True
 
-    def enter(self, attach: Callable[[], int]) -> int:
+    async def enter(self, attach: Callable[[], int]) -> int:
+        return await self._exports.at_home(lambda: self.enter_now(attach))
+
+    def enter_now(self, attach: Callable[[], int]) -> int:
+        """`enter`, in the calling thread."""
         if self.read_only:
             return attach()
         self._session = self._exports.writers.enter(self._volume_id, attach)
@@ -209,8 +217,8 @@ class ScratchExport(OpenExport):
         self.description = describe(entry.id, f" at lsn:{scratch.lsn}, {rfc3339(scratch.stamp)}, thrown away")
         self.account = account_name(entry.id, "scratch")
 
-    def enter(self, attach: Callable[[], int]) -> int:
-        session = super().enter(attach)
+    def enter_now(self, attach: Callable[[], int]) -> int:
+        session = super().enter_now(attach)
         self._views.enter(self._scratch)
         return session
 
@@ -234,14 +242,35 @@ class StoreExports:
         self.writers = table.writers
         self._lock = threading.Lock()
         self._pins: dict[str, _Pin] = {}
+        self._home: trio.lowlevel.TrioToken | None = None
+        self._allowance: Allowance | None = None
 
-    async def names(self) -> list[tuple[str, str]]:
+    def settle(self) -> None:
+        """From here on the calling event loop does what concerns volumes also for another one, of strangers: its threads have the priority that volumes need."""
+        import trio  # noqa: PLC0415
+
+        from cdp.nbd.front import Allowance  # noqa: PLC0415
+
+        self._home = trio.lowlevel.current_trio_token()
+        self._allowance = Allowance()
+
+    async def names(self, grants: Grants = EVERYTHING) -> list[tuple[str, str]]:
         """The volumes that can be served, and what they are."""
-        return await self.in_thread(self.names_now)
+        if self._is_elsewhere():
+            return self.names_now(grants)
+        return await self.in_thread(lambda: self.names_now(grants))
 
-    async def open(self, name: str) -> OpenExport:
+    async def open(self, name: str, grants: Grants = EVERYTHING) -> OpenExport:
         """Opens a volume or a view of it for one session."""
-        return await self.in_thread(lambda: self.open_now(name))
+        if self._is_elsewhere():
+            # A name that leads nowhere costs nobody else anything.
+            self._find(self._wanted(name, grants).volume, grants)
+        return await self.in_thread(lambda: self.open_now(name, grants))
+
+    def _is_elsewhere(self) -> bool:
+        import trio  # noqa: PLC0415
+
+        return self._home is not None and trio.lowlevel.current_trio_token() is not self._home
 
     def granted(self, grants: Grants) -> GrantedExports:
         """The same, as far as a client may."""
@@ -251,11 +280,41 @@ class StoreExports:
         """Work that waits, beside the event loop."""
         import trio  # noqa: PLC0415
 
-        return await trio.to_thread.run_sync(work, limiter=self._threads)
+        if self._home is None or self._allowance is None or not self._is_elsewhere():
+            return await trio.to_thread.run_sync(work, limiter=self._threads)
+        from cdp.nbd.front import across  # noqa: PLC0415
+
+        took = 0.0
+
+        def measured() -> T:
+            nonlocal took
+            since = time.thread_time()
+            try:
+                return work()
+            finally:
+                took = time.thread_time() - since
+
+        await self._allowance.wait()
+        try:
+            return await across(self._home, lambda: trio.to_thread.run_sync(measured, limiter=self._threads))
+        finally:
+            self._allowance.charge(took)
+
+    async def at_home(self, work: Callable[[], T]) -> T:
+        """Work that does not wait, in the thread of the event loop."""
+
+        if self._home is None:
+            return work()
+        from cdp.nbd.front import across  # noqa: PLC0415
+
+        async def job() -> T:
+            return work()
+
+        return await across(self._home, job)
 
     def open_now(self, name: str, grants: Grants = EVERYTHING) -> OpenExport:
         """`open`, in the calling thread; waits."""
-        wanted = ExportName(self._only(grants)) if name == "" else parse_export(name)
+        wanted = self._wanted(name, grants)
         if wanted.scratch is not None and self._scratch is None:
             raise Invalid(f"{name[:200]!r}: there are no writable views (+scratch) here")
         entry, volume = self.acquire(wanted.volume, grants)
@@ -316,6 +375,9 @@ class StoreExports:
             pin.uses += 1
             return pin
 
+    def _wanted(self, name: str, grants: Grants) -> ExportName:
+        return ExportName(self._only(grants)) if name == "" else parse_export(name)
+
     def names_now(self, grants: Grants = EVERYTHING) -> list[tuple[str, str]]:
         """`names`, in the calling thread."""
         return [
@@ -339,12 +401,12 @@ class GrantedExports:
         self._grants = grants
 
     async def names(self) -> list[tuple[str, str]]:
-        return await self._exports.in_thread(lambda: self._exports.names_now(self._grants))
+        return await self._exports.names(self._grants)
 
     async def open(self, name: str) -> OpenExport:
         if self._grants == Grants():
             raise Denied("your certificate is given no export here")
-        return await self._exports.in_thread(lambda: self._exports.open_now(name, self._grants))
+        return await self._exports.open(name, self._grants)
 
 
 def _level(grants: Grants, entry: Entry) -> Level:

@@ -5,6 +5,7 @@ nothing was written since.
 
 Invariants:
 - A note is written after everything that it speaks of is durable, and never for a volume that is not open or whose journal failed.
+- Only a volume that is silent is flushed for that, once.
 - What the journals tell of gaps is in the group's file before a note goes on: a gap begins by the note as the crash left it.
 - A volume, or a group, that fails holds up no other.
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 
 import trio
 
@@ -34,6 +37,15 @@ IDLE_SECONDS = 60.0
 """The same while nothing is written."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """A group's last note: when (monotonic seconds), the newest LSN of each volume, and whether all volumes are in it."""
+
+    when: float = 0.0
+    lsns: Mapping[str, int] = field(default_factory=dict)
+    whole: bool = False
+
+
 class GroupKeeper:
     """What is done at the daemon's start, and again and again. What goes wrong is logged, once for each cause."""
 
@@ -41,7 +53,7 @@ class GroupKeeper:
         self._catalog = catalog
         self._groups = groups
         self._table = table
-        self._noted: dict[str, tuple[float, dict[str, int]]] = {}
+        self._noted: dict[str, _Noted] = {}
         self._logged: dict[str, str] = {}
 
     def begin(self) -> None:
@@ -69,16 +81,17 @@ class GroupKeeper:
                 self._log(group, error)
 
     def _note(self, group: Group, volumes: list[OpenVolume]) -> None:
-        safe = self._groups.files.notes(group.id)
-        before, lsns = self._noted.get(group.id, (0.0, {}))
+        before = self._noted.get(group.id, _Noted())
         newest = {volume.entry.id: volume.native.latest().lsn for volume in volumes}
-        if newest == lsns and time.monotonic() - before < IDLE_SECONDS:
+        if before.whole and newest == before.lsns and time.monotonic() - before.when < IDLE_SECONDS:
             return
+        safe = self._groups.files.notes(group.id)
         self._groups.learn(group.id, [member(group, volume, safe) for volume in volumes])
-        fresh = {volume.entry.id: stamp for volume in volumes if (stamp := _durable_until(volume)) is not None}
+        asked = [(volume.entry.id, _durable_until(volume, before.lsns.get(volume.entry.id))) for volume in volumes]
+        fresh = {volume_id: stamp for volume_id, stamp in asked if stamp is not None}
         kept = {volume_id: stamp for volume_id, stamp in safe.items() if volume_id in group.volumes}
         self._groups.files.write_notes(group.id, {**kept, **fresh})
-        self._noted[group.id] = (time.monotonic(), newest)
+        self._noted[group.id] = _Noted(time.monotonic(), newest, whole=len(fresh) == len(volumes))
 
     def _log(self, group: Group, error: CdpError) -> None:
         if self._logged.get(group.id) != str(error):
@@ -95,14 +108,17 @@ def _tell(before: Group, now: Group) -> None:
         log.warning("group %s: %s", now.name, sentence)
 
 
-def _durable_until(volume: OpenVolume) -> int | None:
-    """A stamp at or before which everything is durable by now; None if that is not so."""
+def _durable_until(volume: OpenVolume, before: int | None) -> int | None:
+    """A stamp at or before which everything is durable by now; None if that is not so. `before`: the newest LSN a round ago."""
     native = volume.native
     try:
         # Whatever comes after this look has a later stamp.
         now = time.time_ns()
         lsn = native.instant_at(now).lsn
         if int(native.status()["durable_lsn"] or 0) < lsn:
+            if lsn != before:
+                # It is being written to: its own records tell how far it came, and a flush would be a flush point that no client asked for.
+                return None
             native.flush()
         return now
     except CdpError:

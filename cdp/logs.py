@@ -41,6 +41,33 @@ class TextLines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+class Seldom:
+    """Warnings that strangers can bring about at will: so many of them in a time, and of the others their number."""
+
+    def __init__(self, log: logging.Logger, *, most: int = 20, seconds: float = 60.0) -> None:
+        self._log = log
+        self._most = most
+        self._seconds = seconds
+        self._said = 0
+
+    def warning(self, sentence: str, *args: object) -> None:
+        self._said += 1
+        if self._said <= self._most:
+            self._log.warning(sentence, *args)
+        if self._said == self._most:
+            self._log.warning("there are many of these: more of them are counted for %g s", self._seconds)
+
+    async def tell_rest(self) -> None:
+        """Tells, from time to time, how many there were besides. Runs until it is cancelled."""
+        import trio  # noqa: PLC0415 (the command line logs without an event loop)
+
+        while True:
+            await trio.sleep(self._seconds)
+            if self._said > self._most:
+                self._log.warning("%d more clients were refused", self._said - self._most)
+            self._said = 0
+
+
 def set_up(level: str, form: str) -> None:
     """From here on: `level` is debug, info, warning or error; `form` text or json."""
     handler = logging.StreamHandler(sys.stderr)

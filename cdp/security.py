@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
-
 from cdp import _native, access, files
 from cdp.access import EVERYTHING, Grants, Rules
 from cdp.errors import CdpError, Invalid
@@ -67,8 +65,8 @@ class TlsSecurity:
         return TlsOffer.REQUIRED if required else TlsOffer.OFFERED
 
     async def connection(self) -> _native.TlsConnection:
-        loaded = await trio.to_thread.run_sync(self._fresh)
-        return loaded.credentials.connection()
+        # A look at four files, and only after a renewal more.
+        return self._fresh().credentials.connection()
 
     async def peer(self, connection: _native.TlsConnection) -> Client:
         who = connection.peer()

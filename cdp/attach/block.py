@@ -52,7 +52,16 @@ def in_use(device: str) -> str | None:
 def mounted_on(device: str) -> list[str]:
     """The folders on which a device is mounted, as this process sees them."""
     number = device_number(device)
-    return [folder for at, _, folder in devices.mounts(Path("/proc/self/mountinfo").read_text()) if at == number]
+    mounts = devices.mounts(Path("/proc/self/mountinfo").read_text())
+    return [folder for at, source, folder in mounts if number in (at, _source_number(at, source))]
+
+
+def _source_number(number: int, source: str) -> int:
+    """The device of a mount that has this number and source: btrfs has numbers of its own, and what it was mounted from is the device."""
+    if os.major(number) == 0 and source.startswith("/dev/"):
+        with suppress(OSError):
+            return os.stat(source).st_rdev
+    return number
 
 
 def under(folder: Path) -> Iterator[Layer]:
@@ -85,12 +94,7 @@ def mounted_under(path: Path) -> int | None:
             found, length = (number, source), len(folder)
     if found is None:
         return None
-    number, source = found
-    if os.major(number) == 0 and source.startswith("/dev/"):
-        # Btrfs has a number of its own; what it was mounted from is the device.
-        with suppress(OSError):
-            return os.stat(source).st_rdev
-    return number
+    return _source_number(*found)
 
 
 def _name_spaces() -> Iterator[str]:

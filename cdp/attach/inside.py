@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,6 +43,14 @@ def parse_place(text: str) -> Place:
     if not colon:
         raise Invalid(f"{text[:200]!r} names no file: VOLUME@WHEN:/PATH")
     return Place(export, PurePosixPath("/" + path))
+
+
+@contextmanager
+def found(verbs: Store, text: str, absolute: Callable[[str], str]) -> Iterator[Path]:
+    """Where VOLUME[@WHEN]:/PATH is, for a `with` block; `absolute` looks the WHEN of an export up. Invalid if it is no place, NotFound if nothing is there."""
+    wanted = parse_place(text)
+    with mounted(verbs, absolute(wanted.export)) as root:
+        yield resolve(root, wanted.path)
 
 
 @contextmanager

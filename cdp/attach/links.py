@@ -45,7 +45,7 @@ class Links:
             return session
 
         try:
-            export.enter(attach)
+            export.enter_now(attach)
         except BaseException:
             far.close()
             if not begun:

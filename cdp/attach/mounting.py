@@ -58,7 +58,7 @@ def unmount(facts: AttachmentFacts) -> None:
 
 
 def _check_btrfs(facts: AttachmentFacts, uuid: str) -> None:
-    if Path(f"/sys/fs/btrfs/{uuid}").exists() and _kernel() < BTRFS_BESIDE:
+    if Path(f"/sys/fs/btrfs/{uuid}").exists() and kernel() < BTRFS_BESIDE:
         wanted = ".".join(map(str, BTRFS_BESIDE))
         raise Invalid(
             f"{_shown(facts)} holds a btrfs that is mounted as {uuid} already: beside its original it needs Linux {wanted}, "
@@ -66,7 +66,8 @@ def _check_btrfs(facts: AttachmentFacts, uuid: str) -> None:
         )
 
 
-def _kernel() -> tuple[int, ...]:
+def kernel() -> tuple[int, ...]:
+    """The first two numbers of its version."""
     found = re.match(r"([0-9]+)\.([0-9]+)", os.uname().release)
     return tuple(int(part) for part in found.groups()) if found else (0,)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,11 +30,9 @@ def cp(
     from cdp.attach import inside  # noqa: PLC0415 (loads the volume's side)
     from cdp.cli.instants import absolute_export  # noqa: PLC0415
 
-    wanted = inside.parse_place(place)
     with opened(context, store) as verbs:
-        export = absolute_export(verbs, wanted.export, exact=exact)
-        with inside.mounted(verbs, export) as root:
-            source = inside.resolve(root, wanted.path)
+        absolute = partial(absolute_export, verbs, exact=exact)
+        with inside.found(verbs, place, absolute) as source:
             # cp keeps what a Python copy would lose: sparse ranges, extended attributes, hard links in a folder.
             done = subprocess.run(
                 ["cp", "--archive", "--", str(source), str(target)], stderr=subprocess.PIPE, text=True, check=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,11 +35,10 @@ def ls(
     from cdp.attach import inside  # noqa: PLC0415 (loads the volume's side)
     from cdp.cli.instants import absolute_export  # noqa: PLC0415
 
-    wanted = inside.parse_place(place)
     with opened(context, store) as verbs:
-        export = absolute_export(verbs, wanted.export, exact=exact)
-        with inside.mounted(verbs, export) as root:
-            found = _listed(inside.resolve(root, wanted.path))
+        absolute = partial(absolute_export, verbs, exact=exact)
+        with inside.found(verbs, place, absolute) as path:
+            found = _listed(path)
     if as_json:
         print_json(found)
         return

@@ -55,14 +55,14 @@ class Export(Protocol):
     async def instants(self) -> list[str]:
         """Some that `since` takes, for a client that does not know what to ask for. May wait."""
 
-    def enter(self, attach: Callable[[], int]) -> int:
-        """Begins a session by calling `attach`, in the trio thread; its number, which `attach` gave. Must not block.
+    async def enter(self, attach: Callable[[], int]) -> int:
+        """Begins a session by calling `attach`, in a thread with the priority of requests; its number, which `attach` gave. Is not cancelled half-way.
 
         Errors (`cdp.errors`): Busy if no connection may begin now; what `attach` raises.
         """
 
     def release(self) -> None:
-        """Called exactly once, in the trio thread, when the session or the failed handshake ends. Must not block and must not raise."""
+        """Called exactly once, when the session or the failed handshake ends. Must not block and must not raise."""
 
 
 class Exports(Protocol):

@@ -2,9 +2,8 @@
 
 Invariants:
 - A client costs the others nothing: each handshake is a task of its own, ends after `handshake_seconds`, and is one of at most
-  `handshakes_max`. When all are taken, a newcomer displaces the oldest one that waits for its client, so idle connections
-  cannot lock anybody out.
-- A client that TLS turns away is named in the log, with the reason, as a warning.
+  `handshakes_max`. When all are taken, a newcomer displaces another one (gate.py), so idle connections cannot lock anybody out.
+- A client that is turned away is named in the log, with the reason, as a warning; so many a minute, the others are counted.
 - A handshake has at most one export open. It is released exactly once: by the handshake, or by the session that took it over.
 - After the last byte of the handshake Python does not touch the connection again.
 - No client can end the server: what goes wrong in one connection is logged and ends that connection.
@@ -14,16 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from cdp import errors
+from cdp.logs import Seldom
 from cdp.nbd import offer
 from cdp.nbd.exports import Export, Exports
+from cdp.nbd.gate import Gate, GatedListener, Sessions, peer_of
 from cdp.nbd.handshake import Handshake
 from cdp.nbd.offer import Facts
 from cdp.nbd.states import End, Enter, Limits, ListExports, NeedBytes, OpenExport, StartTls, TlsOffer
@@ -52,6 +52,7 @@ async def serve(
     *,
     handshake_seconds: float = HANDSHAKE_SECONDS,
     handshakes_max: int = HANDSHAKES_MAX,
+    sessions_per_peer: int | None = None,
     limits: Limits | None = None,
     security: Security | None = None,
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
@@ -68,26 +69,30 @@ async def serve(
       native: takes the sockets. If it refuses one, the client is disconnected.
       handshake_seconds: a handshake that takes longer is cut off.
       handshakes_max: how many there may be at once.
+      sessions_per_peer: how many sessions clients from one address, or of one local process, may have. None: as many as they like, and the last descriptors too.
       limits: how much a client may ask in one handshake.
       security: whether there is TLS, and who may open what with it. None: there is none.
       task_status: started with the listeners once they accept, as `trio.serve_listeners` does.
 
     Raises:
-      Nothing of a client's making. An accept that fails for want of descriptors or memory is logged and retried by trio;
-      other errors of a listener pass through.
+      Nothing of a client's making. An accept that fails for want of descriptors or memory is logged and tried again; other errors of
+      a listener pass through.
     """
-    gate = _Gate(handshakes_max)
+    gate = Gate(handshakes_max)
+    told = Seldom(log)
+    sessions = Sessions(sessions_per_peer)
     token = trio.lowlevel.current_trio_token()
 
     async def handle(stream: trio.SocketStream) -> None:
-        connection = _Connection(stream, exports, limits or Limits(), security)
+        connection = _Connection(stream, exports, limits or Limits(), security, told, sessions)
         with gate.passing(connection):
             enter = await connection.negotiate(handshake_seconds)
             if enter is not None:
-                _hand_over(connection, enter, native, token)
+                await _hand_over(connection, enter, native, token)
 
-    gated = [_GatedListener(listener, gate) for listener in listeners]
+    gated = [GatedListener(listener, gate, sessions, told) for listener in listeners]
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(told.tell_rest)
         await nursery.start(trio.serve_listeners, handle, gated)
         task_status.started(list(listeners))
 
@@ -95,12 +100,23 @@ async def serve(
 class _Connection:
     """One accepted connection, up to the end of its handshake."""
 
-    def __init__(self, stream: trio.SocketStream, exports: Exports, limits: Limits, security: Security | None) -> None:
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        exports: Exports,
+        limits: Limits,
+        security: Security | None,
+        told: Seldom,
+        sessions: Sessions,
+    ) -> None:
         self.stream = stream
         self.pipe = Plain(stream)
+        self.peer = peer_of(stream)
         self.who = _address(stream)
+        self.told = told
+        self.sessions = sessions
         self._security = security
-        self._told = False
+        self._lacked_tls = False
         self.scope = trio.CancelScope()
         self.waits_for_client = True
         self._exports = exports
@@ -125,7 +141,7 @@ class _Connection:
             reason = "the client vanished"
         except TurnedAway as refusal:
             reason = "it was turned away"
-            log.warning("turned %s away: %s", self.who, refusal)
+            self.told.warning("turned %s away: %s", self.who, refusal)
             await self.pipe.last_words()
         except Exception:
             log.exception("a handshake failed")
@@ -155,9 +171,9 @@ class _Connection:
         machine = Handshake(self._limits, self._security.offer(local=local) if self._security else TlsOffer.NONE)
         while True:
             event = machine.next_event()
-            if machine.lacked_tls and not self._told:
-                self._told = True
-                log.warning("refused %s, which does not start TLS: it is required here", self.who)
+            if machine.lacked_tls and not self._lacked_tls:
+                self._lacked_tls = True
+                self.told.warning("refused %s, which does not start TLS: it is required here", self.who)
             if out := machine.output():
                 await self.pipe.send_all(out)
             match event:
@@ -226,6 +242,11 @@ class _Connection:
     async def _open(self, name: str) -> Export:
         """The export called `name`. Asked again for the name that is open, it is the same opening: what INFO told, GO must keep."""
         if self._opened is None or self._opened[0] != name:
+            try:
+                self.sessions.check(self.peer)
+            except errors.Busy as error:
+                self.told.warning("no session for %s: %s", self.who, error)
+                raise
             self._release()
             self._opened = (name, await self._exports.open(name))
         return self._opened[1]
@@ -249,75 +270,37 @@ class _Connection:
             _release(opened[1])
 
 
-class _Gate:
-    """Counts the handshakes under way and keeps them under the bound."""
-
-    def __init__(self, handshakes_max: int) -> None:
-        self._slots = trio.Semaphore(handshakes_max)
-        self._under_way: dict[_Connection, None] = {}
-
-    async def admit(self) -> None:
-        """Takes a slot for a newcomer, at the cost of the oldest handshake that waits for its client if there is none left."""
-        if self._slots.value == 0:
-            oldest = next((c for c in self._under_way if c.waits_for_client), None)
-            if oldest is not None:
-                del self._under_way[oldest]
-                oldest.scope.cancel()
-        await self._slots.acquire()
-
-    @contextlib.contextmanager
-    def passing(self, connection: _Connection) -> Iterator[None]:
-        """The connection's time under the gate; its slot was taken by `admit`."""
-        self._under_way[connection] = None
-        try:
-            yield
-        finally:
-            self._under_way.pop(connection, None)
-            self._slots.release()
-
-
-class _GatedListener(trio.abc.Listener[trio.SocketStream]):
-    """Accepts a connection, then waits for its slot: at most one per listener is accepted beyond the bound."""
-
-    def __init__(self, listener: trio.SocketListener, gate: _Gate) -> None:
-        self._listener = listener
-        self._gate = gate
-
-    async def accept(self) -> trio.SocketStream:
-        stream = await self._listener.accept()
-        try:
-            await self._gate.admit()
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        return stream
-
-    async def aclose(self) -> None:
-        await self._listener.aclose()
-
-
-def _hand_over(connection: _Connection, enter: Enter, native: _native.Server, token: trio.lowlevel.TrioToken) -> None:
+async def _hand_over(
+    connection: _Connection, enter: Enter, native: _native.Server, token: trio.lowlevel.TrioToken
+) -> None:
     """Gives a duplicate of the socket to the native session, which closes it; trio's own descriptor is closed by the caller."""
     export = connection.take_export()
 
     def attach() -> int:
         return native.attach(
-            os.dup(connection.stream.socket.fileno()),
+            connection.sessions.duplicate(connection.stream.socket),
             enter.leftover,
             export.handle,
             structured=enter.structured,
             extended=enter.extended,
             contexts=connection.meanings(enter),
-            on_end=_releaser(export, token),
+            on_end=_releaser(export, token, lambda: connection.sessions.ended(connection.peer)),
             account=export.account,
             tls=connection.pipe.tls,
         )
 
     try:
         _prepare(connection.stream)
-        session = export.enter(attach)
+        # Asked again: others of its kind came in since it named the export.
+        connection.sessions.check(connection.peer)
+        connection.sessions.began(connection.peer)
+        try:
+            session = await export.enter(attach)
+        except BaseException:
+            connection.sessions.ended(connection.peer)
+            raise
     except errors.Busy as error:
-        log.info("no session for the export %r: %s", enter.name, error)
+        connection.told.warning("no session for %s on the export %r: %s", connection.who, enter.name, error)
         _release(export)
     except Exception:
         log.exception("no session for the export %r", enter.name)
@@ -347,14 +330,15 @@ def _prepare(stream: trio.SocketStream) -> None:
         stream.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _releaser(export: Export, token: trio.lowlevel.TrioToken) -> Callable[[int, str], None]:
-    """What the native thread calls at the session's end."""
+def _releaser(export: Export, token: trio.lowlevel.TrioToken, over: Callable[[], None]) -> Callable[[int, str], None]:
+    """What the native thread calls at the session's end; `over` is called in the event loop, while that runs."""
 
     def ended(session: int, reason: str) -> None:
         about = {"session": session, "export": export.name, "volume": export.name.partition("@")[0]}
         log.info("session %d ended: %s", session, reason, extra=about)
         try:
             token.run_sync_soon(_release, export)
+            token.run_sync_soon(over)
         except trio.RunFinishedError:
             _release(export)
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cdp import _native
 
 RECEIVE_BYTES = 64 << 10
-_THREADS = trio.CapacityLimiter(2)
-"""For TLS handshakes, a millisecond or more of processor time each: many clients that begin one leave room for requests and for other threads."""
 ALERT_SECONDS = 1.0
 """For telling a client why it is refused."""
 
@@ -122,11 +120,8 @@ class Secure(Plain):
     async def _take(self, data: bytes) -> None:
         """Decrypts, and sends what the protocol itself has to say. TurnedAway if the client breaks it, or is refused."""
         try:
-            if self.tls.handshaking:
-                # Signing and checking certificates takes a millisecond or more: not in the event loop.
-                self._plain += await trio.to_thread.run_sync(self.tls.receive, data, limiter=_THREADS)
-            else:
-                self._plain += self.tls.receive(data)
+            # In a handshake signing and checking certificates takes a millisecond or more, which only other handshakes wait for (front.py).
+            self._plain += self.tls.receive(data)
         except CdpError as error:
             raise TurnedAway(str(error)) from error
         await self._send_output()

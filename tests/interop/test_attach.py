@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from cdp.attach import mounting
+from cdp.control.client import RemoteStore
+from cdp.errors import Invalid
 from tests.rig.attached import Devices, devices_of
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
 from tests.rig.disk import get, put
 from tests.rig.process import run
 
-KINDS = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q")}
-SIZE = {"ext4": "64MiB", "xfs": "320MiB"}
+KINDS = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q"), "btrfs": ("mkfs.btrfs", "-q")}
+SIZE = {"ext4": "64MiB", "xfs": "320MiB", "btrfs": "192MiB"}
 
 
 @pytest.fixture
@@ -47,8 +50,18 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
+def require_btrfs() -> None:
+    """Skips the test where the kernel has no btrfs."""
+    if "btrfs" not in Path("/proc/filesystems").read_text() and run("modprobe", "btrfs", exit_code=None).returncode:
+        pytest.skip("this kernel has no btrfs")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_instant_beside_the_live_file_system(devices: Devices, kind: str) -> None:
+    if kind == "btrfs":
+        require_btrfs()
+        if mounting.kernel() < mounting.BTRFS_BESIDE:
+            pytest.skip("a btrfs beside its original needs Linux 6.7")
     cdp = devices.daemon.cdp
     cdp("create", "disk", "--size", SIZE[kind])
     live = devices.attach("disk")
@@ -75,6 +88,34 @@ def test_an_instant_beside_the_live_file_system(devices: Devices, kind: str) -> 
     run("umount", mounted)
     devices.detach(live)
     assert devices.listed() == {}
+
+
+def test_a_btrfs_beside_its_original_is_refused_by_name_where_the_kernel_cannot(
+    devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel is believed to be older than it is: what is refused is then mounted, once its original is not."""
+    require_btrfs()
+    daemon = devices.daemon
+    daemon.cdp("create", "disk", "--size", SIZE["btrfs"])
+    live = devices.attach("disk")
+    run(*KINDS["btrfs"], live)
+    mounted = devices.mounted(live)
+    fill(mounted, 0, 10)
+    before = hashes(mounted)
+    daemon.cdp("bookmark", "disk", "good")
+    monkeypatch.setattr(mounting, "kernel", lambda: (6, 6))
+    view = devices.attach("disk@bookmark:good+scratch")
+    (facts,) = (it for it in RemoteStore(daemon.store).attachments() if it.device == view)
+    then = devices.folder()
+    with pytest.raises(Invalid, match=r"beside its original it needs Linux 6\.7, this is .*Unmount the original first"):
+        mounting.mount(facts, then)
+    assert not os.path.ismount(then)
+    run("umount", mounted)
+    devices.detach(live)
+    mounting.mount(facts, then)
+    assert hashes(then) == before
+    run("umount", then)
+    devices.detach(view)
 
 
 def test_files_out_of_an_instant(devices: Devices, tmp_path: Path) -> None:

@@ -35,13 +35,15 @@ def free_port() -> int:
 class Daemon:
     """One run of `cdp serve` at a time over one store; `start` again after `stop` or `kill` for the next."""
 
-    def __init__(self, store: Path, *, options: Sequence[str] = ()) -> None:
+    def __init__(self, store: Path, *, options: Sequence[str] = (), wrapper: Sequence[str] = ()) -> None:
+        """`wrapper`: the words of a program that turns into the daemon, as `prlimit` does."""
         self.store = store
         self.socket = store / "nbd.sock"
         self.port = 0
         self.cdp = Cdp(store)
         self.log_path = store.parent / f"{store.name}.log"
         self._options = tuple(options)
+        self._wrapper = tuple(wrapper)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -59,7 +61,17 @@ class Daemon:
         self.port = free_port()
         ready, told = os.pipe()
         listen = ("--listen", f"unix:{self.socket}", "--listen", f"tcp:127.0.0.1:{self.port}")
-        command = [*CDP, "serve", "--store", str(self.store), *listen, "--ready-fd", str(told), *self._options]
+        command = [
+            *self._wrapper,
+            *CDP,
+            "serve",
+            "--store",
+            str(self.store),
+            *listen,
+            "--ready-fd",
+            str(told),
+            *self._options,
+        ]
         try:
             with self.log_path.open("ab") as log:
                 # A session of its own: Ctrl-C on the terminal ends the test, and the test ends the daemon.

@@ -7,8 +7,10 @@ import logging
 from datetime import datetime
 
 import pytest
+import trio
+from trio.testing import MockClock
 
-from cdp.logs import JsonLines, TextLines
+from cdp.logs import JsonLines, Seldom, TextLines
 
 
 def _record(message: str, *args: object, **more: object) -> logging.LogRecord:
@@ -45,3 +47,26 @@ def test_a_traceback_is_a_field() -> None:
 
 def test_text_is_one_line() -> None:
     assert TextLines().format(_record("a\nb %d", 1)) == "WARNING cdp.test: a\\nb 1"
+
+
+def test_what_strangers_can_bring_about_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        seldom = Seldom(logging.getLogger("cdp.test"), most=3, seconds=60)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(seldom.tell_rest)
+            for number in range(1000):
+                seldom.warning("refused %d", number)
+            await trio.sleep(61)
+            seldom.warning("refused again")
+            await trio.sleep(61)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert [record.getMessage() for record in caplog.records] == [
+        "refused 0",
+        "refused 1",
+        "refused 2",
+        "there are many of these: more of them are counted for 60 s",
+        "997 more clients were refused",
+        "refused again",
+    ]

@@ -69,7 +69,7 @@ class Disk:
         await trio.lowlevel.checkpoint()
         return ["bookmark:a"]
 
-    def enter(self, attach: Callable[[], int]) -> int:
+    async def enter(self, attach: Callable[[], int]) -> int:
         return attach()
 
     def release(self) -> None:

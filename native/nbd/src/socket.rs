@@ -77,6 +77,11 @@ impl Socket {
         peer == Peer::Gone || (self.is_tcp && peer == Peer::HalfGone)
     }
 
+    /// What was sent and the client has not taken yet, as far as the kernel tells.
+    pub(crate) fn queued(&self) -> Option<u64> {
+        sys::queued(self.fd.as_fd())
+    }
+
     /// No more is received; who waits for it wakes up.
     pub(crate) fn stop_receiving(&self) {
         sys::shut(self.fd.as_fd(), false);

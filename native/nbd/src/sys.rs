@@ -173,6 +173,14 @@ pub(crate) fn send(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], wait: bool) -> io
     check_bytes(unsafe { libc::sendmsg(fd.as_raw_fd(), &message, wait_flags(wait) | libc::MSG_NOSIGNAL) })
 }
 
+/// What was sent and the peer has not taken yet: bytes on TCP, on a Unix socket with what they cost the kernel besides. None if the kernel does not tell.
+pub(crate) fn queued(fd: BorrowedFd<'_>) -> Option<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: room for one int, which this request writes.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &mut count) }).ok()?;
+    u64::try_from(count).ok()
+}
+
 /// Ends one or both directions for good; whoever waits on the socket returns. Errors mean that it is over already.
 pub(crate) fn shut(fd: BorrowedFd<'_>, also_sending: bool) {
     let how = if also_sending { libc::SHUT_RDWR } else { libc::SHUT_RD };

@@ -249,6 +249,10 @@ impl Core {
             return;
         };
         let (now, watch) = (self.clock.now(), &session.watch);
+        if watch.reading.is_set() {
+            let queued = session.socket.queued().unwrap_or(0);
+            watch.look(now, queued, state.outbox.unsent() as u64);
+        }
         let sending = watch.sending.overdue(now, self.stall);
         let reading = watch.reading.overdue(now, self.stall);
         drop(state);

@@ -215,6 +215,8 @@ impl Volume {
         let name = file_name(id);
         let writer = self.facts.writer_of(like.first_lsn.0);
         let made = self.storage.create(&name).and_then(|file| {
+            // In one piece: batches go to the disk one by one, beside the writer's, and would take their blocks in turns with them.
+            file.allocate(0, self.gate.meter.segment_bytes());
             file.write_at(&encode_compacted_header(writer, id, nonce, epoch, self.storage.now()), 0)?;
             Ok(file)
         });
@@ -264,7 +266,9 @@ impl Volume {
             tail_offset,
             tail_crc: crate::maintain::crc_of_range(&*output.file, tail_offset, offset).map_err(failed)?,
         };
-        output.file.write_at(&footer::build(&output.builder.table, output.nonce, site), offset).map_err(failed)?;
+        let footer = footer::build(&output.builder.table, output.nonce, site);
+        output.file.write_at(&footer, offset).map_err(failed)?;
+        output.file.free_behind(offset + footer.len() as u64);
         output.file.sync().map_err(|e| Error::io("sync", &name, &e))
     }
 

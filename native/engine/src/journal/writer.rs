@@ -20,9 +20,11 @@ const FLUSHES: u32 = 8;
 /// time is a longer wait for who comes first.
 const AHEAD_BYTES: u64 = 1 << 20;
 
-/// From this offset on, blocks are allocated so many bytes at a time, before they are written: one by one, they cost as much as the write. A volume that is hardly used takes none.
+/// From this offset on, blocks are allocated before they are written: one by one they cost as much as the write, and come to lie all over the disk. A volume that is hardly used takes none; then
+/// as many at a time as there are already, within these bounds.
 const ALLOCATE_FROM: u64 = 1 << 20;
-pub const ALLOCATE_STEP: u64 = 8 << 20;
+const ALLOCATE_MIN: u64 = 16 << 20;
+const ALLOCATE_MAX: u64 = 32 << 20;
 
 /// Payloads of at least so many bytes each, and at most so many of them, are not copied together.
 const VECTORED_MIN: usize = 16 << 10;
@@ -126,11 +128,11 @@ impl Writer {
 
     /// To be called after a batch: blocks for the next ones, up to `limit`. Nothing depends on it.
     pub fn allocate(&mut self, limit: u64) {
-        if self.offset < ALLOCATE_FROM || self.offset + ALLOCATE_STEP / 4 <= self.allocated {
+        if self.offset < ALLOCATE_FROM || self.offset + ALLOCATE_FROM <= self.allocated {
             return;
         }
         let start = self.allocated.max(round_up(self.offset, PAGE));
-        let until = (self.offset + ALLOCATE_STEP.min(limit / 8)).min(limit) / PAGE * PAGE;
+        let until = (start + self.offset.clamp(ALLOCATE_MIN, ALLOCATE_MAX)).min(limit) / PAGE * PAGE;
         if start < until {
             self.segment.file.allocate(start, until - start);
             self.allocated = until;

@@ -127,6 +127,9 @@ impl Storage for Disk {
     }
 }
 
+/// Offsets in segments are 32 bits.
+const LONGEST_FILE: u64 = 1 << 32;
+
 /// Nanoseconds since 1970.
 fn real_time() -> u64 {
     // Before 1970 or after 2554 there is no stamp; the nearest one keeps the order.
@@ -220,8 +223,8 @@ impl File for DiskFile {
         self.fallocate(libc::FALLOC_FL_KEEP_SIZE, offset, bytes);
     }
 
-    fn free_behind(&self, end: u64, bytes: u64) {
-        self.fallocate(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE, end, bytes);
+    fn free_behind(&self, end: u64) {
+        self.fallocate(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE, end, LONGEST_FILE);
     }
 
     fn prefetch(&self, offset: u64, bytes: u64) {

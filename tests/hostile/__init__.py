@@ -1,0 +1,1 @@
+"""Clients that mean harm, and what they may not do to the others (docs/testing.md)."""
