@@ -299,7 +299,7 @@ pub(crate) fn write_footer(
     let tail_crc = crc_of_range(&*segment.file, tail_offset, offset).map_err(failed)?;
     let bytes = footer::build(table, segment.nonce, Site { offset, tail_offset, tail_crc });
     segment.file.write_at(&bytes, offset).map_err(failed)?;
-    segment.file.free_behind(offset + bytes.len() as u64);
+    segment.file.free_behind();
     let unknown = (previous_lsn + 1, 0);
     let (first, last) = (table.first().unwrap_or(unknown), table.last().unwrap_or(unknown));
     Ok(SegmentItem {

@@ -266,9 +266,8 @@ impl Volume {
             tail_offset,
             tail_crc: crate::maintain::crc_of_range(&*output.file, tail_offset, offset).map_err(failed)?,
         };
-        let footer = footer::build(&output.builder.table, output.nonce, site);
-        output.file.write_at(&footer, offset).map_err(failed)?;
-        output.file.free_behind(offset + footer.len() as u64);
+        output.file.write_at(&footer::build(&output.builder.table, output.nonce, site), offset).map_err(failed)?;
+        output.file.free_behind();
         output.file.sync().map_err(|e| Error::io("sync", &name, &e))
     }
 

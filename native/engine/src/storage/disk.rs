@@ -127,9 +127,6 @@ impl Storage for Disk {
     }
 }
 
-/// Offsets in segments are 32 bits.
-const LONGEST_FILE: u64 = 1 << 32;
-
 /// Nanoseconds since 1970.
 fn real_time() -> u64 {
     // Before 1970 or after 2554 there is no stamp; the nearest one keeps the order.
@@ -139,13 +136,6 @@ fn real_time() -> u64 {
 struct DiskFile(fs::File);
 
 impl DiskFile {
-    /// May be refused: a full disk, or a file system that has no such thing.
-    fn fallocate(&self, mode: libc::c_int, offset: u64, bytes: u64) {
-        let (Ok(offset), Ok(bytes)) = (libc::off_t::try_from(offset), libc::off_t::try_from(bytes)) else { return };
-        // SAFETY: a call on a descriptor that we own.
-        unsafe { libc::fallocate(self.0.as_raw_fd(), mode, offset, bytes) };
-    }
-
     /// One call; None if it did not bring everything.
     fn read_whole_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64, flags: libc::c_int) -> Option<usize> {
         let at = libc::off_t::try_from(offset).ok()?;
@@ -220,11 +210,14 @@ impl File for DiskFile {
     }
 
     fn allocate(&self, offset: u64, bytes: u64) {
-        self.fallocate(libc::FALLOC_FL_KEEP_SIZE, offset, bytes);
+        let (Ok(offset), Ok(bytes)) = (libc::off_t::try_from(offset), libc::off_t::try_from(bytes)) else { return };
+        // SAFETY: a call on a descriptor that we own. It may be refused: a full disk, or a file system that has no such thing.
+        unsafe { libc::fallocate(self.0.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, bytes) };
     }
 
-    fn free_behind(&self, end: u64) {
-        self.fallocate(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE, end, LONGEST_FILE);
+    fn free_behind(&self) {
+        // A hole cannot be punched there on ext4; a file cut to its own length loses what lies behind it on all.
+        let _ = self.0.metadata().and_then(|facts| self.0.set_len(facts.len()));
     }
 
     fn prefetch(&self, offset: u64, bytes: u64) {

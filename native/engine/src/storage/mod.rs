@@ -89,8 +89,8 @@ pub trait File: Send + Sync {
     fn begin_writeback(&self, _offset: u64, _bytes: u64) {}
     /// Gives blocks to a stretch that will be written soon; the length of the file stays. Nothing depends on it.
     fn allocate(&self, _offset: u64, _bytes: u64) {}
-    /// Takes back what was allocated behind the end of the file.
-    fn free_behind(&self, _end: u64) {}
+    /// Takes back what was allocated behind the end of the file, which nobody appends to meanwhile.
+    fn free_behind(&self) {}
     /// Says that a stretch will be read soon.
     fn prefetch(&self, _offset: u64, _bytes: u64) {}
     /// Drops clean cached pages, so that the next read shows what the disk has.
