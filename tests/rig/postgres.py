@@ -6,12 +6,13 @@ It runs as the user `postgres` (it refuses root), listens on a Unix socket alone
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 USER = "postgres"
 DATABASE = "postgres"
 START_SECONDS = 120
+STOP_SECONDS = 60.0
 SETTINGS = {
     "listen_addresses": "''",
     "max_wal_size": "32MB",
@@ -71,8 +73,17 @@ class Postgres:
             raise AssertionError(f"{error}\n--- {self.log}\n{self.log.read_text()[-10000:]}") from None
 
     def stop(self) -> None:
-        """As a crash: nothing is written any more."""
-        self.call("pg_ctl", "stop", "-w", "-m", "immediate", "-D", self._data)
+        """As a crash: nothing is written any more. Returns when all its processes have ended, and its files can be unmounted."""
+        server = (self._data / "postmaster.pid").read_text().split()[0]
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        with ExitStack() as watched:
+            processes = [watched.enter_context(_process(int(child))) for child in children]
+            self.call("pg_ctl", "stop", "-w", "-m", "immediate", "-D", self._data)
+            # It does not wait for one that is in the middle of a write.
+            for process in processes:
+                assert process is None or select.select([process], [], [], STOP_SECONDS)[0], (
+                    "a process of the server does not end"
+                )
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -189,6 +200,20 @@ class Ledger:
                 if not heard:
                     return
                 number += 1
+
+
+@contextmanager
+def _process(pid: int) -> Iterator[int | None]:
+    """A descriptor that is readable when a process has ended; None if it has already."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _own(folder: Path) -> None:
