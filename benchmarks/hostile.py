@@ -12,8 +12,10 @@ import os
 import statistics
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -108,8 +110,9 @@ def line(way: str, attack: str, row: Row) -> str:
         return float(statistics.median(getattr(one, name) for one in side))
 
     def ratio(name: str) -> str:
-        calm, beside, attacked = mid(row.calm, name), mid(row.beside, name), mid(row.attacked, name)
-        return f"{calm:.0f}, {beside:.0f} → {attacked:.0f} ({attacked / calm:.2f}, {attacked / beside:.2f})"
+        calm, attacked = mid(row.calm, name), mid(row.attacked, name)
+        beside = f", {mid(row.beside, name):.0f} beside" if row.beside else ""
+        return f"{calm:.0f} → {attacked:.0f} ({attacked / calm:.2f}{beside})"
 
     most = max(one.memory_mib for one in row.attacked)
     calm = max(one.memory_mib for one in row.calm)
@@ -137,42 +140,64 @@ HEAD = (
 )
 
 
-def main() -> None:
+HOW = ("--idle", "--ready-seconds=2")
+
+
+@contextmanager
+def decoy(folder: Path, way: WayName, size_bytes: int) -> Iterator[Place]:
+    """A daemon that runs only where nobody else wants the processor: what an attack on it does to others, the attackers and the machine do."""
+    with place(folder, way, size_bytes) as made:
+        for thread in Path(f"/proc/{made.daemon.pid}/task").iterdir():
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+        yield made
+
+
+def one_row(here: Place, beside: Place | None, attack: str, rounds: int, run_client: Callable[[], Seen]) -> Row:
+    """Rounds of: without an attack, beside an attack on a decoy, under attack."""
+    row = Row()
+    for _ in range(rounds):
+        row.calm.append(run_client())
+        if beside is not None:
+            with attacked(beside, attack, *HOW):
+                row.beside.append(run_client())
+        with attacked(here, attack, *HOW, figures=row.attackers):
+            row.attacked.append(run_client())
+    return row
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=__doc__)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=tuple(ATTACKS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument(
+        "--decoy", action="store_true", help="also attack another, idle daemon: what the attackers alone do"
+    )
     parser.add_argument("--size-mib", type=int, default=256)
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache", help="on the disk to measure")
-    chosen = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = _arguments()
     chosen.folder.mkdir(parents=True, exist_ok=True)
     size_bytes = chosen.size_mib << 20
     data = pool("half", BUILT)
     print(HEAD, flush=True)
-    with tempfile.TemporaryDirectory(prefix="h-", dir=chosen.folder) as scratch, ExitStack() as stack:
-        places = {way: stack.enter_context(place(Path(scratch) / way, way, size_bytes)) for way in chosen.ways}
-        decoys = {
-            way: stack.enter_context(place(Path(scratch) / f"decoy-{way}", way, size_bytes)) for way in chosen.ways
-        }
-        for decoy in decoys.values():
-            for thread in Path(f"/proc/{decoy.daemon.pid}/task").iterdir():
-                os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
-        for here in places.values():
-            fill(here, data, size_bytes)
-        for attack in chosen.attacks:
-            for way, here in places.items():
-                if ATTACKS[attack].tls and way != "tls":
-                    continue
-                row = Row()
-                for _ in range(chosen.rounds):
-                    row.calm.append(measure(here, data, size_bytes, chosen.depth, chosen.seconds))
-                    with attacked(decoys[way], attack, "--idle"):
-                        row.beside.append(measure(here, data, size_bytes, chosen.depth, chosen.seconds))
-                    with attacked(here, attack, "--idle", figures=row.attackers):
-                        row.attacked.append(measure(here, data, size_bytes, chosen.depth, chosen.seconds))
-                print(line(way, attack, row), flush=True)
+    with tempfile.TemporaryDirectory(prefix="h-", dir=chosen.folder) as scratch:
+        for way in chosen.ways:
+            with ExitStack() as stack:
+                here = stack.enter_context(place(Path(scratch) / way, way, size_bytes))
+                beside = None
+                if chosen.decoy:
+                    beside = stack.enter_context(decoy(Path(scratch) / f"decoy-{way}", way, size_bytes))
+                fill(here, data, size_bytes)
+                run_client = partial(measure, here, data, size_bytes, chosen.depth, chosen.seconds)
+                for attack in chosen.attacks:
+                    if way == "tls" or not ATTACKS[attack].tls:
+                        print(line(way, attack, one_row(here, beside, attack, chosen.rounds, run_client)), flush=True)
 
 
 if __name__ == "__main__":

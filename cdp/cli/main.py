@@ -39,6 +39,7 @@ from cdp.cli import (
     verify,
 )
 from cdp.cli import list as list_verb
+from cdp.cli.examples import epilog
 from cdp.cli.options import WHEN_HELP, StoreOption
 from cdp.cli.run import run
 
@@ -68,37 +69,50 @@ def _root(
     pass
 
 
-_VERBS: tuple[tuple[str, Callable[..., None]], ...] = (
-    ("create", create.create),
-    ("serve", serve.serve),
-    ("list", list_verb.list_volumes),
-    ("show", show.show),
-    ("rename", rename.rename),
-    ("resize", resize.resize),
-    ("delete", delete.delete),
-    ("undelete", undelete.undelete),
-    ("log", log.log),
-    ("bookmark", bookmark.bookmark),
-    ("diff", diff.diff),
-    ("restore", restore.restore),
-    ("attach", attach.attach),
-    ("detach", detach.detach),
-    ("ls", ls.ls),
-    ("cp", cp.cp),
-    ("rollback", rollback.rollback),
-    ("clone", clone.clone),
-    ("scratch", scratch.scratch),
-    ("retention", retention.retention),
-    ("compact", compact.compact),
-    ("verify", verify.verify),
-    ("accept-origin", accept_origin.accept_origin),
-)
-_EPILOGS = dict.fromkeys(
-    ("log", "bookmark", "diff", "restore", "rollback", "clone", "attach", "ls", "cp"), WHEN_HELP
-) | {"retention": retention.TERMS_HELP}
-for _name, _verb in _VERBS:
-    settings = diff.CONTEXT_SETTINGS if _name == "diff" else None
-    app.command(_name, epilog=_EPILOGS.get(_name), context_settings=settings)(_verb)
+_PANELS: dict[str, tuple[tuple[str, Callable[..., None]], ...]] = {
+    "Volumes": (
+        ("create", create.create),
+        ("serve", serve.serve),
+        ("list", list_verb.list_volumes),
+        ("show", show.show),
+        ("rename", rename.rename),
+        ("resize", resize.resize),
+        ("delete", delete.delete),
+        ("undelete", undelete.undelete),
+    ),
+    "What was": (
+        ("log", log.log),
+        ("bookmark", bookmark.bookmark),
+        ("diff", diff.diff),
+        ("restore", restore.restore),
+        ("rollback", rollback.rollback),
+        ("clone", clone.clone),
+        ("scratch", scratch.scratch),
+    ),
+    "Block devices and files": (
+        ("attach", attach.attach),
+        ("detach", detach.detach),
+        ("ls", ls.ls),
+        ("cp", cp.cp),
+    ),
+    "Space and health": (
+        ("retention", retention.retention),
+        ("compact", compact.compact),
+        ("verify", verify.verify),
+        ("accept-origin", accept_origin.accept_origin),
+    ),
+}
+_TERMS = dict.fromkeys(("log", "bookmark", "diff", "restore", "rollback", "clone", "attach", "ls", "cp"), WHEN_HELP) | {
+    "retention": retention.TERMS_HELP
+}
+for _panel, _verbs in _PANELS.items():
+    for _name, _verb in _verbs:
+        app.command(
+            _name,
+            epilog=epilog(_name, _TERMS.get(_name)),
+            context_settings=diff.CONTEXT_SETTINGS if _name == "diff" else None,
+            rich_help_panel=_panel,
+        )(_verb)
 app.add_typer(config.app)
 app.add_typer(group.app)
 

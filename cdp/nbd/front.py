@@ -22,8 +22,8 @@ NICE = 10
 
 SHARE = 0.05
 """Of one processor: some hundred answers a second."""
-AHEAD_SECONDS = 1.0
-"""Of processor time: some thousand clients that come at once wait for none of it."""
+AHEAD_SECONDS = 0.25
+"""Of processor time: some five hundred clients that come at once wait for none of it."""
 CHARGE_MAX_SECONDS = 0.02
 
 T = TypeVar("T")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +14,7 @@ from cdp import configuration
 from cdp.metrics.families import families
 from cdp.metrics.figures import Figures
 from tests.rig.cdp import ROOT
+from tests.rig.process import run
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 ALERTS = (ROOT / "packaging" / "prometheus" / "cdp-alerts.yml").read_text()
@@ -60,3 +64,16 @@ def test_every_key_is_in_the_example(table: str) -> None:
     wanted = configuration.TABLES[table].keys()
     # Those of a policy are the command line's, which is explained elsewhere.
     assert keys <= wanted if table == "retention" else keys == wanted
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+@pytest.mark.parametrize(("attaching", "exposure"), [(False, 30), (True, 50)])
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path, attaching: bool, exposure: int) -> None:
+    """`exposure`: ten times what `systemd-analyze security` may give at most."""
+    unit = tmp_path / "cdp.service"
+    text = (ROOT / "packaging/systemd/cdp.service").read_text()
+    unit.write_text(text.replace("/usr/local/bin/cdp", sys.executable))
+    if attaching:
+        shutil.copytree(ROOT / "packaging/systemd/cdp.service.d", tmp_path / "cdp.service.d")
+    assert run("systemd-analyze", "verify", "--man=no", unit).stderr == ""
+    run("systemd-analyze", "security", "--offline=true", f"--threshold={exposure}", "--no-pager", unit)
