@@ -16,9 +16,8 @@ use crate::index::memtable::Control;
 use crate::index::merged::Merged;
 use crate::index::sealed::Sealed;
 use crate::journal::manifest::{CommitError, Content, Edit, Manifest, SegmentItem, StateItem};
-use crate::journal::recover::{self, Recovered, Recovery};
-use crate::journal::scan::scan_directories;
-use crate::journal::segment::{self, file_name, FIRST_BATCH};
+use crate::journal::recover::{self, Recovery};
+use crate::journal::segment::{self, file_name};
 use crate::maintain;
 use crate::options::{Maintenance, Options, LSN_RESERVE};
 use crate::origin::Origin;
@@ -216,7 +215,6 @@ fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery) -> Result<()> {
     for segment in &recovery.segments {
         let epoch = manifest.content.segments.get(&segment.open.id).map_or(state.epoch, |item| item.epoch);
         let (open, table) = (&segment.open, &segment.table);
-        clear_gaps(segment)?;
         items.push(maintain::write_footer(open, table, segment.tail_offset, segment.previous_lsn, epoch)?);
         open.file.sync().map_err(|e| Error::io("sync", &file_name(open.id), &e))?;
     }
@@ -234,25 +232,6 @@ fn seal_recovered(manifest: &mut Manifest, recovery: &Recovery) -> Result<()> {
     edits.extend(dropped);
     edits.extend(items.into_iter().map(Edit::SetSegment));
     manifest.commit(&edits).map_err(CommitError::into_error)
-}
-
-/// Zeroes what a failed append left between two batches, where power went before the writer's zeros were durable. Where records are missing nothing is touched: their batch may stand there.
-fn clear_gaps(segment: &Recovered) -> Result<()> {
-    let failed = |e: std::io::Error| Error::io("clear a gap in", &file_name(segment.open.id), &e);
-    let (file, mut at, mut last) = (&segment.open.file, FIRST_BATCH, segment.previous_lsn);
-    for meta in &scan_directories(&segment.open, segment.tail_offset)?.metas {
-        let next = u64::from(meta.header.offset);
-        if next > at && meta.header.previous_lsn == last {
-            let mut gap = vec![0; (next - at) as usize];
-            file.read_at(&mut gap, at).map_err(failed)?;
-            if gap.iter().any(|&byte| byte != 0) {
-                file.write_at(&vec![0; gap.len()], at).map_err(failed)?;
-            }
-        }
-        at = at.max(meta.header.end());
-        last = last.max(if meta.entries.is_empty() { last } else { meta.last_lsn() });
-    }
-    Ok(())
 }
 
 /// Removes what no manifest names: left by a crash.
