@@ -226,6 +226,37 @@ def test_refusals(devices: Devices, tmp_path: Path) -> None:
     cdp("rollback", "disk", "--to", "oldest")
 
 
+def test_only_what_shows_the_device_is_unmounted(devices: Devices) -> None:
+    """Neither what was mounted over it, nor the view on another folder; the folder of `--mount` names the device as well."""
+    cdp = devices.daemon.cdp
+    cdp("create", "disk", "--size", "64MiB")
+    live = devices.attach("disk")
+    run("mkfs.ext4", "-q", live)
+    devices.detach(live)
+    cdp("bookmark", "disk", "good")
+    then, other = devices.folder(), devices.folder()
+    view = devices.attach("disk@bookmark:good", "--mount", then)
+    refused = cdp.run("attach", "disk@bookmark:good", "--mount", then, exit_code=4).stderr
+    assert "mount point already" in refused
+    assert view in refused
+    second = devices.attach("disk@bookmark:good", "--mount", other)
+    run("mount", "-t", "tmpfs", "over", then)
+    (then / "keep").write_text("kept")
+    for name in (view, then):
+        assert "over" in cdp.run("detach", name, exit_code=4).stderr
+    assert (then / "keep").read_text() == "kept"
+    run("umount", then)
+    run("mount", second, then)
+    assert second in cdp.run("detach", then, exit_code=4).stderr
+    assert os.stat(then).st_dev == os.stat(second).st_rdev
+    run("umount", then)
+    cdp("detach", then)
+    assert not os.path.ismount(then)
+    assert list(devices.listed()) == [second]
+    cdp("detach", other)
+    assert devices.listed() == {}
+
+
 def test_without_a_daemon(daemon: Daemon, tmp_path: Path) -> None:
     with devices_of(daemon, tmp_path) as devices:
         daemon.cdp("create", "disk", "--size", "8MiB")
