@@ -13,6 +13,7 @@ import pytest
 from cdp.attach import mounting
 from cdp.control.client import RemoteStore
 from cdp.errors import Invalid
+from tests.interop.test_metrics import scraped
 from tests.rig.attached import Devices, devices_of
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
@@ -329,6 +330,27 @@ def test_a_scratch_view_ends_with_its_daemon(devices: Devices) -> None:
     assert f"cdp detach {mounted}" in daemon.cdp.run("list").stderr
     devices.detach(mounted)
     assert devices.listed() == {}
+
+
+def test_a_volume_that_cannot_be_opened_is_not_shown_as_healthy(devices: Devices) -> None:
+    daemon = devices.daemon
+    made = daemon.cdp("create", "disk", "--size", "1MiB")
+    device = devices.attach("disk")
+    daemon.stop()
+    for manifest in (daemon.store / "volumes" / made["id"]).glob("manifest.*"):
+        manifest.write_bytes(bytes(4096))
+    assert daemon.cdp("show", "disk")["volume"]["state"] == "failed"
+    daemon.start()
+    shown = daemon.cdp("show", "disk")
+    assert shown["volume"]["state"] == "failed"
+    assert "manifest" in shown["faults"][0]
+    (listed,) = daemon.cdp("list")
+    assert (listed["state"], listed["attached"][0]["state"]) == ("failed", "lost")
+    assert "manifest" in listed["problems"][0]
+    assert f"{device} does not answer" in daemon.cdp.run("list").stderr
+    assert scraped(daemon).one("cdp_volume_lost_devices", volume="disk") == 1
+    devices.detach(device)
+    daemon.cdp("delete", "disk", "--now")
 
 
 def test_a_store_on_its_own_device_is_refused(devices: Devices) -> None:
