@@ -182,7 +182,7 @@ def _contradictions(made: Configuration) -> Iterable[tuple[tuple[str, ...], str]
         for address in addresses:
             if isinstance(address, TcpAddress):
                 try:
-                    check_exposure(address, insecure=safe)
+                    check_exposure(address, insecure=safe, tls=place[0] == "nbd")
                 except Invalid as error:
                     yield place, f"[{place[0]}] {place[1]}: {error}"
 

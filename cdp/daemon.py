@@ -355,7 +355,8 @@ def _listen_metrics(settings: Settings, stack: ExitStack) -> list[socket.socket]
     wanted = settings.configuration
     if wanted.metrics is None:
         return []
-    return [stack.enter_context(listener) for listener in listen_tcp(wanted.metrics, insecure=wanted.insecure_tcp)]
+    listeners = listen_tcp(wanted.metrics, insecure=wanted.insecure_tcp, tls=False)
+    return [stack.enter_context(listener) for listener in listeners]
 
 
 @contextmanager

@@ -357,6 +357,10 @@ class StoreExports:
                 return entry
         raise NotFound(f"there is no volume {name[:200]!r} for you")
 
+    def failure(self, volume_id: str) -> str | None:
+        """Why the volume could not be opened when it was last asked for; None: it could, or nobody asked."""
+        return self._table.failure(volume_id)
+
     def let_go(self, volume_id: str, pin: tuple[str, _Pin] | None) -> None:
         """Ends one use of an export. Does not wait."""
         if pin is not None and pin[0]:

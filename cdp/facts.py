@@ -39,7 +39,7 @@ class ParentFacts:
 class AttachmentFacts:
     """A block device of this machine, and what it shows: the live volume, or the instant `lsn`, or a scratch view of that.
 
-    `state`: ok; lost, when nothing answers behind it any more; detached. `mount`: the folder on which `cdp attach --mount` mounts it.
+    `state`: ok; lost, when nothing answers behind it, or what is there cannot open the volume; detached. `mount`: the folder on which `cdp attach --mount` mounts it.
     """
 
     device: str
@@ -70,7 +70,7 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class VolumeFacts:
-    """A line of `cdp list`. `state`: ok, deleted or damaged; of a damaged volume only id and problems are known."""
+    """A line of `cdp list`. `state`: ok, deleted, failed or damaged; of a damaged volume only id and problems are known, a failed one could not be opened when it was last asked for."""
 
     id: str
     state: str

@@ -47,6 +47,10 @@ class TcpAddress:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        """As `parse_address` reads it."""
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
 
 Address = UnixAddress | TcpAddress
 
@@ -140,19 +144,20 @@ def _give(path: Path, terms: SocketTerms) -> None:
         os.chmod(path, terms.mode)
 
 
-def check_exposure(address: TcpAddress, *, insecure: bool) -> None:
-    """Invalid for an address that other machines reach, unless `insecure`."""
+def check_exposure(address: TcpAddress, *, insecure: bool, tls: bool = True) -> None:
+    """Invalid for an address that other machines reach, unless `insecure`. `tls`: whether what is served there can speak it."""
     if not insecure and not is_loopback(address.host):
+        helps = "--tls require with --tls-client-ca does; " if tls else ""
         raise Invalid(
-            f"tcp:{address.host}:{address.port} can be reached by other machines, and nothing keeps them out: "
-            "--tls require with --tls-client-ca does; --insecure-tcp (insecure_tcp = true) serves there all the same"
+            f"{address} can be reached by other machines, and nothing keeps them out: "
+            f"{helps}--insecure-tcp (insecure_tcp = true) serves there all the same"
         )
 
 
-def listen_tcp(address: TcpAddress, *, insecure: bool) -> list[socket.socket]:
-    """Listening sockets for every address of the host. Invalid beyond loopback unless `insecure`."""
-    check_exposure(address, insecure=insecure)
-    with files.os_errors(f"listening on tcp:{address.host}:{address.port}"):
+def listen_tcp(address: TcpAddress, *, insecure: bool, tls: bool = True) -> list[socket.socket]:
+    """Listening sockets for every address of the host. Invalid beyond loopback unless `insecure`. `tls`: as in `check_exposure`."""
+    check_exposure(address, insecure=insecure, tls=tls)
+    with files.os_errors(f"listening on {address}"):
         try:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except socket.gaierror as error:

@@ -24,7 +24,7 @@ from cdp.branching import make_clone, roll_back, undo_instant
 from cdp.catalog import Catalog, Damaged, Entry
 from cdp.changes import Differences, Point, compare
 from cdp.description import SECTOR, Description, Origin, check_size
-from cdp.errors import Busy, CdpError, Corrupt, Invalid, Io, NotFound
+from cdp.errors import Busy, CdpError, Closed, Corrupt, Invalid, Io, NotFound
 from cdp.facts import (
     AttachmentFacts,
     BookmarkFacts,
@@ -151,6 +151,9 @@ class Opener(Protocol):
     def uses(self, entry: Entry) -> tuple[bool, int]:
         """Whether this process has the volume open, and for how many sessions."""
 
+    def failure(self, volume_id: str) -> str | None:
+        """Why this process could not open the volume when it was last asked to; None: it could, or was not."""
+
 
 class Transient:
     """Opens a volume for one call: the command line without a daemon."""
@@ -188,6 +191,9 @@ class Transient:
     def uses(self, entry: Entry) -> tuple[bool, int]:
         return False, 0
 
+    def failure(self, volume_id: str) -> str | None:
+        return None
+
 
 class LocalStore:
     """The verbs, on the files of a store."""
@@ -215,7 +221,7 @@ class LocalStore:
             # Damaged notes are told by cdp detach; the volumes are listed all the same.
             attached = self._attaching.facts()
         return [
-            replace(volume_facts(entry), attached=tuple(it for it in attached if it.volume_id == entry.id))
+            replace(self._standing(entry), attached=tuple(it for it in attached if it.volume_id == entry.id))
             for entry in self.catalog.entries()
         ]
 
@@ -227,20 +233,33 @@ class LocalStore:
         try:
             with self.opener.looking(entry) as opened:
                 native = opened.native
+                # Asked after the opening: one that failed is looked at without its writer.
+                failure = None if entry.deleted else self.opener.failure(entry.id)
+                trouble = [failure] if failure is not None else [] if is_open else _origin_trouble(entry)
                 return ShowFacts(
-                    volume=replace(volume_facts(entry), size=native.size),
+                    volume=replace(volume_facts(entry), size=native.size, state=_state(entry, failure)),
                     open=is_open,
                     uses=uses,
                     oldest=instant_facts(native.oldest()),
                     latest=instant_facts(native.latest()),
                     status=native.status(),
                     bookmarks=tuple(opened.bookmarks()),
-                    faults=(*native.faults(), *([] if is_open else _origin_trouble(entry))),
+                    faults=(*native.faults(), *trouble),
                     retention=retention_facts(opened, volume_facts(entry)),
                 )
         except CdpError as error:
             # What is known without the journal is still told: the command is how one learns of the damage.
-            return ShowFacts(volume_facts(entry), is_open, uses, None, None, None, (), (str(error),))
+            passing = isinstance(error, (Busy, Closed))
+            known = replace(volume_facts(entry), state=_state(entry, None if passing else str(error)))
+            return ShowFacts(known, is_open, uses, None, None, None, (), (str(error),))
+
+    def _standing(self, entry: Entry | Damaged) -> VolumeFacts:
+        """A volume as `cdp list` tells of it. Opens nothing."""
+        facts, failure = volume_facts(entry), self.opener.failure(entry.id)
+        if failure is None or facts.state != "ok":
+            return facts
+        told = (*facts.problems, f"{facts.name} cannot be opened: {failure}")
+        return replace(facts, state="failed", problems=told)
 
     def create(self, name: str, size: int | None, block_size: int, origin: str | None) -> VolumeFacts:
         found = _look_at_origin(origin) if origin is not None else None
@@ -501,6 +520,11 @@ def volume_facts(entry: Entry | Damaged) -> VolumeFacts:
         problems=entry.problems,
         parent=ParentFacts(**asdict(it.parent)) if it.parent is not None else None,
     )
+
+
+def _state(entry: Entry, failure: str | None) -> str:
+    state = volume_facts(entry).state
+    return "failed" if state == "ok" and failure is not None else state
 
 
 def _lay_journal(folder: Path, description: Description) -> None:

@@ -87,10 +87,12 @@ class Attachments:
 
     def facts(self) -> list[AttachmentFacts]:
         """All of them, in the order in which they were attached."""
-        return [
-            attachment_facts(one, state_of(self._drivers[one.driver], one), self._name(one))
-            for one in list(self._attached)
-        ]
+        return [attachment_facts(one, self._state(one), self._name(one)) for one in list(self._attached)]
+
+    def _state(self, one: Attachment) -> str:
+        # Its helper would wait, and the daemon refuses: that is no answer either.
+        failed = self._exports.failure(one.volume_id) is not None
+        return "lost" if failed else state_of(self._drivers[one.driver], one)
 
     def resized(self, volume_id: str, size: int) -> None:
         """Tells the device of the live volume, if there is one, its new size in bytes."""

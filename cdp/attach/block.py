@@ -56,6 +56,16 @@ def mounted_on(device: str) -> list[str]:
     return [folder for at, source, folder in mounts if number in (at, _source_number(at, source))]
 
 
+def top_mount(folder: str) -> tuple[int, str] | None:
+    """The device number and the source of what is mounted on a folder, and is seen there, as this process sees it; None if it is no mount point."""
+    found = None
+    for number, source, at in devices.mounts(Path("/proc/self/mountinfo").read_text()):
+        # Later lines are mounted over earlier ones.
+        if at == folder:
+            found = (_source_number(number, source), source)
+    return found
+
+
 def _source_number(number: int, source: str) -> int:
     """The device of a mount that has this number and source: btrfs has numbers of its own, and what it was mounted from is the device."""
     if os.major(number) == 0 and source.startswith("/dev/"):

@@ -4,6 +4,7 @@ Invariants:
 - A file system of an instant is mounted through a scratch view, which it may write to: so it replays its journal, and shows every file that was
   synced. Options that leave the journal alone (noload, norecovery) hide files, and are never used.
 - It is mounted read-only, and beside its original: XFS is told to accept the second UUID, btrfs needs a kernel that can.
+- Only what shows our device is unmounted; umount would take whatever is on top.
 """
 
 from __future__ import annotations
@@ -23,11 +24,25 @@ BTRFS_BESIDE = (6, 7)
 
 
 def check_folder(folder: Path) -> Path:
-    """The folder's real path; Invalid if nothing can be mounted there."""
+    """The folder's real path; Invalid if nothing can be mounted there, Busy if something is already."""
     real = Path(os.path.realpath(folder))
     if not real.is_dir():
         raise Invalid(f"{folder} is no folder to mount on")
+    if (top := block.top_mount(str(real))) is not None:
+        raise Busy(f"{folder} is a mount point already, of {top[1]}: choose another folder, or unmount that first")
     return real
+
+
+def find(attached: Sequence[AttachmentFacts], place: str) -> AttachmentFacts | None:
+    """What is attached as a device, or was to be mounted on a folder: of several, the one that is seen there."""
+    real = os.path.realpath(place)
+    for one in attached:
+        if one.device == real:
+            return one
+    noted = [one for one in attached if one.mount == real]
+    top = block.top_mount(real) if noted else None
+    seen = [one for one in noted if top is not None and block.device_number(one.device) == top[0]]
+    return next(iter([*seen, *noted]), None)
 
 
 def mount(facts: AttachmentFacts, folder: Path, besides: Sequence[str] = ()) -> None:
@@ -49,9 +64,12 @@ def mount_options(kind: str, *, instant: bool, read_only: bool) -> list[str]:
 
 
 def unmount(facts: AttachmentFacts) -> None:
-    """Takes away what `mount` did, if it still is there. Busy if somebody works in it."""
+    """Takes away what `mount` did, if it still is there. Busy if somebody works in it, or mounted something over it."""
     if facts.mount is None or facts.mount not in block.mounted_on(facts.device):
         return
+    top = block.top_mount(facts.mount)
+    if top is not None and top[0] != block.device_number(facts.device):
+        raise Busy(f"{facts.device} is mounted on {facts.mount}, and {top[1]} over it: unmount that first")
     done = _run("umount", facts.mount)
     if done.returncode:
         raise Busy(f"{facts.device} is mounted on {facts.mount}: {done.stderr.strip()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -14,7 +13,12 @@ from cdp.cli.output import print_json
 def detach(
     context: typer.Context,
     *,
-    device: Annotated[str, typer.Argument(metavar="DEVICE", help="What cdp attach printed.", show_default=False)],
+    device: Annotated[
+        str,
+        typer.Argument(
+            metavar="DEVICE|DIR", help="What cdp attach printed, or the folder of its --mount.", show_default=False
+        ),
+    ],
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -22,10 +26,10 @@ def detach(
     from cdp.attach import mounting  # noqa: PLC0415
 
     with opened(context, store) as verbs:
-        for one in verbs.attachments():
-            if one.device == os.path.realpath(device):
-                mounting.unmount(one)
-        facts = verbs.detach(device)
+        one = mounting.find(verbs.attachments(), device)
+        if one is not None:
+            mounting.unmount(one)
+        facts = verbs.detach(device if one is None else one.device)
     if as_json:
         print_json(facts)
     else:

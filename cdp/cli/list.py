@@ -40,7 +40,9 @@ def list_volumes(
         for problem in it.problems:
             warn(problem)
         for one in it.attached:
-            if one.state == "lost":
+            if one.state == "lost" and it.state == "failed":
+                warn(f"{one.device} does not answer: {it.name} cannot be opened")
+            elif one.state == "lost":
                 warn(f"nothing answers behind {one.device} any more: cdp detach {one.device}")
 
 

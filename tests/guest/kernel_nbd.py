@@ -24,6 +24,7 @@ from cdp.when import parse
 from tests.rig.cdp import ROOT
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
+from tests.rig.memory import io_flusher_flags, locked_bytes, thread_flags
 from tests.rig.process import run
 
 MIB = 1 << 20
@@ -118,6 +119,16 @@ def fua_and_flush(story: Story, device: str) -> None:
     os.close(descriptor)
 
 
+def memory_of(story: Story) -> None:
+    """Locked, and every thread marked as part of the way to a disk: the guest's root may do both."""
+    flags = io_flusher_flags()
+    assert flags is not None
+    threads = thread_flags(story.daemon.pid)
+    assert all(told & flags == flags for told in threads.values()), (flags, threads)
+    assert locked_bytes(story.daemon.pid) > 0
+    assert "PR_SET_IO_FLUSHER" not in story.daemon.log
+
+
 def killed_under_a_mount(story: Story, folder: Path) -> None:
     """The daemon is killed while files are written; the writer waits, and goes on."""
     with ThreadPoolExecutor() as pool:
@@ -138,6 +149,8 @@ def tell() -> None:
         live = verbs.attach(Wish("disk"))
     assert live.driver == "nbd", live
     assert live.device.startswith("/dev/nbd")
+    with step("the daemon's memory"):
+        memory_of(story)
     with step("FUA and FLUSH"):
         fua_and_flush(story, live.device)
     with step("ext4"):

@@ -13,6 +13,7 @@ import pytest
 from cdp.attach import mounting
 from cdp.control.client import RemoteStore
 from cdp.errors import Invalid
+from tests.interop.test_metrics import scraped
 from tests.rig.attached import Devices, devices_of
 from tests.rig.content import content
 from tests.rig.daemon import Daemon
@@ -226,6 +227,37 @@ def test_refusals(devices: Devices, tmp_path: Path) -> None:
     cdp("rollback", "disk", "--to", "oldest")
 
 
+def test_only_what_shows_the_device_is_unmounted(devices: Devices) -> None:
+    """Neither what was mounted over it, nor the view on another folder; the folder of `--mount` names the device as well."""
+    cdp = devices.daemon.cdp
+    cdp("create", "disk", "--size", "64MiB")
+    live = devices.attach("disk")
+    run("mkfs.ext4", "-q", live)
+    devices.detach(live)
+    cdp("bookmark", "disk", "good")
+    then, other = devices.folder(), devices.folder()
+    view = devices.attach("disk@bookmark:good", "--mount", then)
+    refused = cdp.run("attach", "disk@bookmark:good", "--mount", then, exit_code=4).stderr
+    assert "mount point already" in refused
+    assert view in refused
+    second = devices.attach("disk@bookmark:good", "--mount", other)
+    run("mount", "-t", "tmpfs", "over", then)
+    (then / "keep").write_text("kept")
+    for name in (view, then):
+        assert "over" in cdp.run("detach", name, exit_code=4).stderr
+    assert (then / "keep").read_text() == "kept"
+    run("umount", then)
+    run("mount", second, then)
+    assert second in cdp.run("detach", then, exit_code=4).stderr
+    assert os.stat(then).st_dev == os.stat(second).st_rdev
+    run("umount", then)
+    cdp("detach", then)
+    assert not os.path.ismount(then)
+    assert list(devices.listed()) == [second]
+    cdp("detach", other)
+    assert devices.listed() == {}
+
+
 def test_without_a_daemon(daemon: Daemon, tmp_path: Path) -> None:
     with devices_of(daemon, tmp_path) as devices:
         daemon.cdp("create", "disk", "--size", "8MiB")
@@ -298,6 +330,27 @@ def test_a_scratch_view_ends_with_its_daemon(devices: Devices) -> None:
     assert f"cdp detach {mounted}" in daemon.cdp.run("list").stderr
     devices.detach(mounted)
     assert devices.listed() == {}
+
+
+def test_a_volume_that_cannot_be_opened_is_not_shown_as_healthy(devices: Devices) -> None:
+    daemon = devices.daemon
+    made = daemon.cdp("create", "disk", "--size", "1MiB")
+    device = devices.attach("disk")
+    daemon.stop()
+    for manifest in (daemon.store / "volumes" / made["id"]).glob("manifest.*"):
+        manifest.write_bytes(bytes(4096))
+    assert daemon.cdp("show", "disk")["volume"]["state"] == "failed"
+    daemon.start()
+    shown = daemon.cdp("show", "disk")
+    assert shown["volume"]["state"] == "failed"
+    assert "manifest" in shown["faults"][0]
+    (listed,) = daemon.cdp("list")
+    assert (listed["state"], listed["attached"][0]["state"]) == ("failed", "lost")
+    assert "manifest" in listed["problems"][0]
+    assert f"{device} does not answer" in daemon.cdp.run("list").stderr
+    assert scraped(daemon).one("cdp_volume_lost_devices", volume="disk") == 1
+    devices.detach(device)
+    daemon.cdp("delete", "disk", "--now")
 
 
 def test_a_store_on_its_own_device_is_refused(devices: Devices) -> None:

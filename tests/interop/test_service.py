@@ -82,7 +82,7 @@ def test_a_damaged_volume_costs_the_others_nothing(store: Path) -> None:
         assert client.pread(4096, 0) == b"x" * 4096
         client.shutdown()
         states = {facts["name"] or facts["id"]: facts["state"] for facts in daemon.cdp("list")}
-        assert states == {"whole": "ok", "broken": "ok", ids["headless"]: "damaged"}
+        assert states == {"whole": "ok", "broken": "failed", ids["headless"]: "damaged"}
         told = [event for event in log_lines(daemon) if event.get("volume") == "broken"]
         assert len(told) == 1, "the same cause is told once"
         assert "cannot be opened" in told[0]["message"]

@@ -35,16 +35,18 @@ def thread_flags(pid: int) -> dict[int, int]:
 
 
 def _mark() -> int | None:
-    """Marks the thread that calls, for good."""
+    """Marks the thread that calls, and takes the mark away again."""
     libc = ctypes.CDLL(None, use_errno=True)
     own = Path("/proc/thread-self/stat")
-    before = _flags(own)
     zeros = (ctypes.c_ulong(0),) * 3
     if libc.prctl(_PR_SET_IO_FLUSHER, ctypes.c_ulong(1), *zeros) < 0:
         assert ctypes.get_errno() == errno.EPERM
         return None
+    marked = _flags(own)
     assert libc.prctl(_PR_GET_IO_FLUSHER, ctypes.c_ulong(0), *zeros) == 1
-    gained = _flags(own) & ~before
+    assert libc.prctl(_PR_SET_IO_FLUSHER, ctypes.c_ulong(0), *zeros) == 0
+    # Against afterwards, not before: the first call also leaves the flag of one who used privileges, which new threads do not inherit.
+    gained = marked & ~_flags(own)
     assert gained
     return gained
 

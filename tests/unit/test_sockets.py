@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 from pathlib import Path
 
 import pytest
 
+from cdp.configuration import parse
 from cdp.errors import Busy, Invalid
 from cdp.sockets import (
     TcpAddress,
@@ -18,6 +20,7 @@ from cdp.sockets import (
     listen_tcp,
     listen_unix,
     parse_address,
+    parse_tcp,
     unix_name,
     uri,
 )
@@ -87,6 +90,21 @@ def test_tcp_beyond_loopback_has_to_be_asked_for() -> None:
         listen_tcp(TcpAddress("0.0.0.0", 0), insecure=False)
     for listener in listen_tcp(TcpAddress("0.0.0.0", 0), insecure=True):
         listener.close()
+
+
+def test_an_address_is_told_as_it_is_written() -> None:
+    for text in ("tcp:[::]:10999", "tcp:0.0.0.0:10999"):
+        with pytest.raises(Invalid, match=f"^{re.escape(text)} can be reached .* --tls require"):
+            listen_tcp(parse_tcp(text), insecure=False)
+
+
+def test_where_tls_does_not_help_it_is_not_advised() -> None:
+    for refused in (
+        lambda: listen_tcp(parse_tcp("tcp:[::]:1"), insecure=False, tls=False),
+        lambda: parse(b"[metrics]\nlisten = 'tcp:0.0.0.0:1'"),
+    ):
+        with pytest.raises(Invalid, match=r"keeps them out: --insecure-tcp"):
+            refused()
 
 
 def test_tcp_on_any_free_port_tells_which() -> None:
