@@ -22,15 +22,15 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client.registry import Collector
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from cdp import __version__, when
 from cdp.attach.left import TIMEOUT_SECONDS, Wish
 from cdp.changes import Point, parse_point
+from cdp.control.bodies import Body, NewBookmark, NewName, NewRollback
 from cdp.control.group_routes import add_group_routes
 from cdp.control.wire import PREFIX, to_answer
-from cdp.description import STAMP_MAX
 from cdp.errors import CdpError, Closed, Invalid, Io, NotFound
 from cdp.facts import (
     AttachmentFacts,
@@ -57,10 +57,6 @@ HOLD_SECONDS = 1.0
 """Between two looks whether the client of a hold is still there."""
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 class Refusal(BaseModel):
     """Why something was not done: a class of `cdp.errors`, and a sentence."""
 
@@ -83,49 +79,32 @@ class Lines(StreamingResponse):
     media_type = "application/x-ndjson"
 
 
-class NewVolume(_Body):
+class NewVolume(Body):
     name: str
     size: int | None = None
     block_size: int = 4096
     origin: str | None = None
 
 
-class NewName(_Body):
-    name: str
-
-
-class NewSize(_Body):
+class NewSize(Body):
     size: int
 
 
-class NewBookmark(_Body):
-    name: str
-    at: str = "latest"
-    force: bool = False
-    held: bool = False
-    expires_stamp: Annotated[int, Field(ge=0, le=STAMP_MAX)] | None = None
-
-
-class NewRollback(_Body):
-    to: str | None
-    force: bool = False
-
-
-class NewClone(_Body):
+class NewClone(Body):
     name: str
     at: str = "latest"
 
 
-class NewSettings(_Body):
+class NewSettings(Body):
     settings: dict[str, str]
 
 
-class NewBudget(_Body):
+class NewBudget(Body):
     budget: int | None
     thin: bool = False
 
 
-class NewAttachment(_Body):
+class NewAttachment(Body):
     export: str
     read_only: bool = False
     driver: str | None = None

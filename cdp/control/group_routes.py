@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
 
 from cdp import when
+from cdp.control.bodies import Body, NewBookmark, NewName, NewRollback
 from cdp.control.wire import PREFIX
-from cdp.description import STAMP_MAX
 from cdp.group_facts import GroupBookmarkFacts, GroupFacts, GroupInstantFacts, GroupRollbackFacts, GroupShowFacts
 from cdp.group_verbs import GroupVerbs
 
 _ONE = f"{PREFIX}/groups/{{group}}"
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class NewGroup(_Body):
+class NewGroup(Body):
     name: str
     volumes: list[str]
 
 
-class NewGroupName(_Body):
-    name: str
-
-
-class NewGroupVolumes(_Body):
+class NewGroupVolumes(Body):
     volumes: list[str]
-
-
-class NewGroupBookmark(_Body):
-    name: str
-    at: str = "latest"
-    force: bool = False
-    held: bool = False
-    expires_stamp: Annotated[int, Field(ge=0, le=STAMP_MAX)] | None = None
-
-
-class NewGroupRollback(_Body):
-    to: str | None
-    force: bool = False
 
 
 def add_group_routes(app: FastAPI, groups: GroupVerbs) -> None:
@@ -70,7 +46,7 @@ def _membership_routes(app: FastAPI, groups: GroupVerbs) -> None:
         return groups.delete(group)
 
     @app.post(f"{_ONE}/rename")
-    def _rename_group(group: str, body: NewGroupName) -> GroupFacts:
+    def _rename_group(group: str, body: NewName) -> GroupFacts:
         return groups.rename(group, body.name)
 
     @app.post(f"{_ONE}/volumes")
@@ -88,7 +64,7 @@ def _instant_routes(app: FastAPI, groups: GroupVerbs) -> None:
         return groups.resolve(group, when.parse(at))
 
     @app.post(f"{_ONE}/bookmarks", status_code=201)
-    def _group_bookmark(group: str, body: NewGroupBookmark) -> GroupBookmarkFacts:
+    def _group_bookmark(group: str, body: NewBookmark) -> GroupBookmarkFacts:
         at = when.parse(body.at)
         return groups.bookmark(group, body.name, at, force=body.force, held=body.held, expires_stamp=body.expires_stamp)
 
@@ -97,6 +73,6 @@ def _instant_routes(app: FastAPI, groups: GroupVerbs) -> None:
         return groups.remove_bookmark(group, name)
 
     @app.post(f"{_ONE}/rollback")
-    def _group_rollback(group: str, body: NewGroupRollback) -> GroupRollbackFacts:
+    def _group_rollback(group: str, body: NewRollback) -> GroupRollbackFacts:
         """`to` null: to before the newest rollback of the group."""
         return groups.rollback(group, None if body.to is None else when.parse(body.to), force=body.force)
