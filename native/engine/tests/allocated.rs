@@ -3,12 +3,15 @@
 // The test looks at the files itself.
 #![allow(clippy::disallowed_methods)]
 
+mod support;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use cdp_engine::storage::Disk;
 use cdp_engine::{Maintenance, Options, Stamp, Volume};
+use support::noise;
 
 const MIB: usize = 1 << 20;
 
@@ -39,23 +42,12 @@ fn what_was_not_used_goes_back_when_a_segment_ends() {
 
     // After a crash nobody knows how much was taken: what recovery seals gives it back.
     let volume = Volume::open(storage.clone(), None, options.clone()).unwrap();
-    let lsn = volume.write(0, &vec![1; 3 * MIB]).and_then(|_| volume.write(8 * MIB as u64, &noise(3 * MIB))).unwrap();
+    let lsn =
+        volume.write(0, &vec![1; 3 * MIB]).and_then(|_| volume.write(8 * MIB as u64, &noise(1, 3 * MIB))).unwrap();
     volume.commit(lsn).unwrap();
     drop(volume);
     let volume = Volume::open(storage, None, options).unwrap();
     let (length, disk) = bytes(folder.path());
     assert!(disk < length + MIB as u64 / 2, "{disk} bytes on the disk for {length}");
     volume.close().unwrap();
-}
-
-/// Bytes that do not shrink.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..length / 8).flat_map(|_| word()).collect()
 }

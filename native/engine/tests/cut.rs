@@ -1,25 +1,16 @@
 //! Large writes of which later ones leave a block here and there: compaction keeps the blocks, not the writes.
 
+mod support;
+
 use std::sync::Arc;
 
 use cdp_engine::storage::Disk;
 use cdp_engine::{Lsn, Maintenance, Options, Stamp, Volume};
+use support::noise;
 
 const SIZE: usize = 4 << 20;
 const LARGE: usize = 64 << 10;
 const BLOCK: usize = 4096;
-
-/// Bytes that do not shrink.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..length / 8).flat_map(|_| word()).collect()
-}
 
 struct Written {
     volume: Arc<Volume>,

@@ -1,6 +1,8 @@
 //! A volume without room, on a disk that takes so many bytes and no more: what each policy does, that nothing acknowledged is lost, and that room that
 //! comes back ends it.
 
+mod support;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use cdp_engine::storage::{Disk, File, Lock, Storage};
 use cdp_engine::{FullPolicy, Kind, Lsn, Offer, Options, Settled, Space, Stamp, Volume, Zeroing};
 use parking_lot::Mutex;
+use support::noise;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -199,22 +202,10 @@ impl Bench {
     }
 }
 
-/// Bytes that do not shrink.
-fn noise(block: u64) -> Vec<u8> {
-    let mut seed = block.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed.to_le_bytes()
-    };
-    (0..BLOCK / 8).flat_map(|_| next()).collect()
-}
-
 const BLOCK: u64 = 64 * KIB;
 
 fn put(volume: &Volume, block: u64) -> cdp_engine::Result<Lsn> {
-    volume.commit(volume.write(block * BLOCK, &noise(block))?)
+    volume.commit(volume.write(block * BLOCK, &noise(block, BLOCK as usize))?)
 }
 
 fn holds(volume: &Arc<Volume>, blocks: u64) {
@@ -222,7 +213,7 @@ fn holds(volume: &Arc<Volume>, blocks: u64) {
     for block in 0..blocks {
         let faults = volume.live().read(block * BLOCK, &mut buffer).unwrap();
         assert!(faults.is_empty(), "{faults:?}");
-        assert!(buffer == noise(block), "block {block}");
+        assert!(buffer == noise(block, BLOCK as usize), "block {block}");
     }
 }
 

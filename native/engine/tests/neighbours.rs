@@ -3,26 +3,17 @@
 // The test damages files itself.
 #![allow(clippy::disallowed_methods)]
 
+mod support;
+
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use cdp_engine::storage::Disk;
 use cdp_engine::{Maintenance, Options, Stamp, Volume};
+use support::noise;
 
 const SIZE: usize = 1 << 20;
 const PAYLOAD: usize = 64 << 10;
-
-/// Bytes that do not shrink.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..length / 8).flat_map(|_| word()).collect()
-}
 
 fn open(folder: &tempfile::TempDir) -> Arc<Volume> {
     let options = Options { maintenance: Maintenance::Inline, ..Options::default() };
