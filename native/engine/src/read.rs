@@ -37,12 +37,13 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     fn read_at(&mut self, file: &dyn File, buffers: &mut [IoSliceMut<'_>], offset: usize) -> io::Result<usize> {
-        if self.before_wait.is_some() {
+        if let Some(call) = self.before_wait.take() {
             match file.read_vectored_now_at(buffers, offset as u64) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.before_wait.take().into_iter().for_each(|call| call());
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => call(),
+                other => {
+                    self.before_wait = Some(call);
+                    return other;
                 }
-                other => return other,
             }
         }
         file.read_vectored_at(buffers, offset as u64)

@@ -7,7 +7,7 @@
 
 use crate::wire::{self, Errno, Header};
 
-/// Bytes: the largest payload of one reply chunk, and what negotiation advertises as the maximum.
+/// Bytes: the longest READ that is answered in one chunk where the client asks for that (DF), and what negotiation advertises as the largest payload.
 pub const CHUNK_MAX: u64 = 32 << 20;
 /// Bytes: the largest READ or WRITE that is served. Twice the advertised maximum: clients exist that send 64 MiB
 /// whatever they were told.

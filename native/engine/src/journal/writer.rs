@@ -23,6 +23,8 @@ const AHEAD_BYTES: u64 = 1 << 20;
 /// From this offset on, blocks are allocated before they are written: one by one they cost as much as the write, and come to lie all over the disk. A volume that is hardly used takes none; then
 /// as many at a time as there are already, within these bounds.
 const ALLOCATE_FROM: u64 = 1 << 20;
+/// Fewer allocated bytes than this before the writer are too few.
+const ALLOCATE_LEFT: u64 = 1 << 20;
 const ALLOCATE_MIN: u64 = 16 << 20;
 const ALLOCATE_MAX: u64 = 32 << 20;
 
@@ -128,7 +130,7 @@ impl Writer {
 
     /// To be called after a batch: blocks for the next ones, up to `limit`. Nothing depends on it.
     pub fn allocate(&mut self, limit: u64) {
-        if self.offset < ALLOCATE_FROM || self.offset + ALLOCATE_FROM <= self.allocated {
+        if self.offset < ALLOCATE_FROM || self.offset + ALLOCATE_LEFT <= self.allocated {
             return;
         }
         let start = self.allocated.max(round_up(self.offset, PAGE));
